@@ -1,0 +1,1 @@
+"""Floor 6: the offline journey and the generator of its world."""

@@ -1,0 +1,1 @@
+"""Floor 3: tasks, the runner and scorecards."""

@@ -1,0 +1,1 @@
+"""Floor 3: the one training loop and what it is made of."""

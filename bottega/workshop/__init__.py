@@ -1,0 +1,1 @@
+"""Floor 5: recipes, the only wiring, stages, reports."""
