@@ -1,0 +1,179 @@
+"""One attention function for packed rows, registered with transformers, so that a model's own code computes them.
+
+Left out: back ends for CUDA (variable-length kernels) and block masks; every block of a row is one SDPA call, which on
+CPU costs less than a dense mask over the row.
+
+Shapes: B rows, N heads, T positions, H head size; a packed row has B = 1.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+NAME = "bottega_packed"
+
+
+class Block(NamedTuple):
+    """Queries start:end of a packed row; they see themselves causally and all of shared_start:shared_end before."""
+
+    start: int
+    end: int
+    shared_start: int = 0
+    shared_end: int = 0
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Geometry:
+    """How sequences lie in one packed row, handed to every layer as the keyword `layout`.
+
+    prefix_kv(layer) gives keys and values (N_kv, P, H) that every sequence sees before its first token (prefix tuning).
+    """
+
+    blocks: tuple[Block, ...]
+    prefix_kv: Callable[[int], tuple[Tensor, Tensor]] | None = None
+    num_prefix: int = 0
+    masks: dict[tuple[int, int, int | None], Tensor | None] = field(default_factory=dict)
+
+    def mask(self, num_own: int, num_before: int, window: int | None, device: torch.device) -> Tensor | None:
+        """Which keys (num_before + num_own) each of num_own queries sees; None where plain causal attention says it.
+
+        A query at position p sees keys in (p - window, p]. Prefix keys are always seen: they have no position.
+        """
+        key = (num_own, num_before, window)
+        if key not in self.masks:
+            self.masks[key] = _mask(num_own, num_before, self.num_prefix, window, device)
+        return self.masks[key]
+
+
+def _mask(num_own: int, num_before: int, num_prefix: int, window: int | None, device: torch.device) -> Tensor | None:
+    banded = window is not None and num_before - num_prefix + num_own > window
+    if num_before == 0 and not banded:
+        return None
+    query = torch.arange(num_own, device=device)[:, None] + num_before
+    key = torch.arange(num_before + num_own, device=device)[None]
+    seen = key <= query
+    if banded:
+        seen &= (key > query - window) | (key < num_prefix)
+    return seen
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    layout: Geometry | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of every sequence of a packed row to itself (and to the prefix it shares), and to nothing else.
+
+    Without `layout` it is transformers' own SDPA function, with soft caps and sinks computed in full.
+
+    Args:
+        query, key, value: (1, N, T, H), (1, N_kv, T, H); N a multiple of N_kv.
+        layout: the row's geometry; sliding_window, softcap, s_aux: what the layer itself asks for.
+
+    Returns:
+        (1, T, N, H) and None.
+    """
+    if layout is None:
+        return _plain(module, query, key, value, attention_mask, scaling, dropout, sliding_window, softcap, s_aux, kwargs)
+    before_k = before_v = None
+    if layout.prefix_kv is not None:
+        before_k, before_v = (x.to(key.dtype)[None] for x in layout.prefix_kv(module.layer_idx))
+    causal = getattr(module, "is_causal", True)
+    outputs = []
+    for start, end, shared_start, shared_end in layout.blocks:
+        k, v = key[:, :, start:end], value[:, :, start:end]
+        if shared_end > shared_start:
+            k = torch.cat([key[:, :, shared_start:shared_end], k], 2)
+            v = torch.cat([value[:, :, shared_start:shared_end], v], 2)
+        if before_k is not None and before_v is not None:
+            k, v = torch.cat([before_k, k], 2), torch.cat([before_v, v], 2)
+        num_own = end - start
+        mask = layout.mask(num_own, k.shape[2] - num_own, sliding_window, query.device) if causal else None
+        q = query[:, :, start:end]
+        out = _attend(q, k, v, mask, causal and mask is None, scaling, dropout, softcap, s_aux)
+        outputs.append(out.transpose(1, 2))
+    return torch.cat(outputs, 1), None
+
+
+def _attend(q, k, v, mask, causal, scaling, dropout, softcap, sinks) -> Tensor:
+    """softmax(cap(q k^T * scale) + mask) v for one block; (1, N, Tq, H)."""
+    grouped = q.shape[1] != k.shape[1]
+    if softcap is None and sinks is None:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, scale=scaling, dropout_p=dropout, enable_gqa=grouped
+        )
+    if grouped:
+        repeats = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
+    scores = q @ k.transpose(2, 3) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if causal:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.view(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)], -1)
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype)
+    if sinks is not None:
+        weights = weights[..., :-1]
+    return F.dropout(weights, dropout) @ v
+
+
+def _plain(module, query, key, value, mask, scaling, dropout, window, softcap, sinks, kwargs) -> tuple[Tensor, None]:
+    num_q, num_k = query.shape[2], key.shape[2]
+    causal = getattr(module, "is_causal", True) and mask is None and num_q > 1
+    if mask is None and window is not None and causal and num_q > window:
+        mask = _mask(num_q, num_k - num_q, 0, window, query.device)
+        causal = False
+    if softcap is not None or sinks is not None:
+        if mask is not None and mask.dtype == torch.bool and mask.dim() == 4:
+            mask = mask[..., :num_k]
+        return _attend(query, key, value, mask, causal, scaling, dropout, softcap, sinks).transpose(1, 2).contiguous(), None
+    return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
+
+
+def _no_mask_when_packed(*args: Any, **kwargs: Any) -> Tensor | None:
+    """No mask where none was asked for and every key is a query's own row; else transformers' SDPA mask (padding, caches)."""
+    q_length = kwargs.get("q_length", args[1] if len(args) > 1 else None)
+    kv_length = kwargs.get("kv_length", args[2] if len(args) > 2 else None)
+    if kwargs.get("attention_mask") is None and q_length == kv_length:
+        return None
+    return ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*args, **kwargs)
+
+
+def install(model: nn.Module) -> None:
+    """Let `model` compute its attention through `packed_attention`; its config is copied first, others may share it.
+
+    Raises:
+        ValueError, KeyError, AttributeError: the architecture has no attention interface (GPT-J, MPT, Falcon ...).
+    """
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, _no_mask_when_packed)
+    shared = model.config
+    fresh = copy.deepcopy(shared)
+    for module in model.modules():
+        if getattr(module, "config", None) is shared:
+            module.config = fresh
+    model.set_attn_implementation(NAME)
+    if model.config._attn_implementation != NAME:
+        raise ValueError(f"{type(model).__name__} kept {model.config._attn_implementation} attention")

@@ -1,0 +1,140 @@
+"""The language-model head of any model, found by numbers: hidden states to logits, in chunks, as the model itself does it.
+
+Left out: value and reward heads (models/score.py holds them as plain linear layers).
+
+Shapes: S supervised positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """logits = cap(scale * (W h + b)).
+
+    kind: `linear` W and b are read directly; `module` the layer is called (an adapter sits on it, or it is no plain
+    linear layer); `own` none of these equals the model's logits, which are then computed by the model itself.
+    """
+
+    kind: Literal["linear", "module", "own"]
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def describe(self) -> str:
+        if self.kind == "own":
+            return "the model's own head (not chunked)"
+        extras = [f"scale {self.scale:g}"] * (self.scale != 1.0) + [f"soft cap {self.softcap}"] * (self.softcap is not None)
+        return " with ".join([f"{self.kind} head in chunks", *extras])
+
+
+def causal_model(model: nn.Module) -> nn.Module:
+    """The transformers model inside adapters' wrappers (whose layers it holds)."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def trunk(model: nn.Module) -> nn.Module:
+    """The part that turns token ids into hidden states."""
+    inner = causal_model(model)
+    return getattr(inner, getattr(inner, "base_model_prefix", ""), inner)
+
+
+def find_head(model: nn.Module, vocabulary: int) -> Head:
+    """Compare candidates with the model's own logits on seven tokens and take the first that equals them.
+
+    Runs one forward pass without gradient; mode and random state are put back.
+    """
+    inner = causal_model(model)
+    layer = inner.get_output_embeddings()
+    if layer is None:
+        return Head(kind="own")
+    config = getattr(inner.config, "get_text_config", lambda: inner.config)()
+    softcap = getattr(config, "final_logit_softcapping", None)
+    scales = [1.0]
+    if getattr(config, "logits_scaling", None):
+        scales.insert(0, 1.0 / config.logits_scaling)
+    for name in ("logit_scale", "lm_head_multiplier"):
+        if getattr(config, name, None):
+            scales.insert(0, float(getattr(config, name)))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            ids = torch.arange(1, 8, device=layer.weight.device)[None] % vocabulary
+            hidden = trunk(model)(input_ids=ids, use_cache=False)[0]
+            wanted = inner(input_ids=ids, use_cache=False).logits.float()
+            for scale in scales:
+                kind: Literal["linear", "module"] = "linear" if type(layer) is nn.Linear else "module"
+                head = Head(kind=kind, scale=scale, softcap=softcap)
+                got = logits(hidden.reshape(-1, hidden.shape[-1]), layer, head).view_as(wanted)
+                if torch.allclose(got, wanted, rtol=TOLERANCE, atol=TOLERANCE * float(wanted.abs().max())):
+                    return head
+    finally:
+        model.train(was_training)
+    return Head(kind="own")
+
+
+def logits(hidden_SD: Tensor, layer: nn.Module, head: Head) -> Tensor:
+    """(S, V) float32 logits, scaled and capped as the model does."""
+    out = layer(hidden_SD).float()
+    if head.scale != 1.0:
+        out = out * head.scale
+    if head.softcap is not None:
+        out = head.softcap * torch.tanh(out / head.softcap)
+    return out
+
+
+def nll_total(hidden_SD: Tensor, layer: nn.Module, head: Head, labels_S: Tensor, weights_S: Tensor, chunk: int) -> Tensor:
+    """Sum of weight * -log p(label), () float32, without ever holding more than `chunk` rows of logits.
+
+    Where every weight is 1 and the head is a plain linear layer, torch's chunked linear cross-entropy forms the gradients
+    in the forward pass; else the twin below recomputes them.
+    """
+    uniform = bool((weights_S == 1).all())
+    if head.kind == "linear" and head.softcap is None and uniform and hasattr(F, "linear_cross_entropy"):
+        options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk)
+        scaled = hidden_SD * head.scale if head.scale != 1.0 else hidden_SD
+        bias = layer.bias * head.scale if layer.bias is not None and head.scale != 1.0 else layer.bias
+        return F.linear_cross_entropy(
+            scaled, layer.weight, labels_S, linear_bias=bias, reduction="sum", options=options
+        ).float()
+    return -(weights_S * token_logp(hidden_SD, layer, head, labels_S, chunk)).sum()
+
+
+def token_logp(hidden_SD: Tensor, layer: nn.Module, head: Head, labels_S: Tensor, chunk: int) -> Tensor:
+    """log p(label) at each position, (S,) float32, in chunks; logits are recomputed in the backward pass."""
+
+    def of(hidden: Tensor, labels: Tensor) -> Tensor:
+        return torch.log_softmax(logits(hidden, layer, head), -1).gather(1, labels[:, None])[:, 0]
+
+    return _chunked(of, hidden_SD, labels_S, chunk)
+
+
+def token_entropy(hidden_SD: Tensor, layer: nn.Module, head: Head, chunk: int) -> Tensor:
+    """Entropy of the next-token distribution in nats, (S,) float32: -sum_v p_v log p_v."""
+
+    def of(hidden: Tensor, _: Tensor) -> Tensor:
+        logp = torch.log_softmax(logits(hidden, layer, head), -1)
+        return -(logp.exp() * logp).sum(-1)
+
+    return _chunked(of, hidden_SD, torch.zeros(len(hidden_SD), device=hidden_SD.device), chunk)
+
+
+def _chunked(of: Callable[[Tensor, Tensor], Tensor], hidden_SD: Tensor, aside_S: Tensor, chunk: int) -> Tensor:
+    grows = torch.is_grad_enabled()
+    parts = []
+    for start in range(0, len(hidden_SD), chunk):
+        hidden, aside = hidden_SD[start : start + chunk], aside_S[start : start + chunk]
+        part = checkpoint(of, hidden, aside, use_reentrant=False, preserve_rng_state=False) if grows else of(hidden, aside)
+        parts.append(part)
+    return torch.cat(parts) if parts else hidden_SD.new_zeros(0, dtype=torch.float32) + hidden_SD.sum() * 0

@@ -1,0 +1,175 @@
+"""How rows lie in a micro-batch: packed end to end in one row, or one sequence a row with padding.
+
+Left out: which rows share a micro-batch (data/pack.py) and anything about their meaning.
+
+Shapes: B rows, T positions, S supervised positions, Q sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bottega.core.types import Row, Targets
+from bottega.models.attention import Block, Geometry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Layout:
+    """One micro-batch as the model sees it.
+
+    ids_BT, positions_BT: token ids and positions (they restart with every sequence). mask_BT: 1 for real tokens, None when
+    packed. geometry: the blocks of a packed row. at_S: index into the B*T hidden states of the state that predicts each
+    supervised token. first_Q, last_Q: index of each sequence's first own and last token.
+    """
+
+    ids_BT: Tensor
+    positions_BT: Tensor
+    mask_BT: Tensor | None
+    geometry: Geometry | None
+    at_S: Tensor
+    first_Q: Tensor
+    last_Q: Tensor
+
+    @property
+    def packed(self) -> bool:
+        return self.geometry is not None
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.last_Q)
+
+
+class _Writer:
+    """Collects supervision while sequences are laid down."""
+
+    def __init__(self) -> None:
+        self.at: list[np.ndarray] = []
+        self.labels: list[np.ndarray] = []
+        self.weights: list[np.ndarray] = []
+        self.sequence: list[np.ndarray] = []
+        self.first: list[int] = []
+        self.last: list[int] = []
+        self.row: list[int] = []
+
+    def supervise(self, ids, trains, start: int, before: int, sequence: int) -> None:
+        """Tokens `ids` lie at `start`...; the token before the first lies at `before` (-1: there is none)."""
+        weights = np.asarray(trains, dtype=np.float32)
+        where = np.flatnonzero(weights)
+        if before < 0 and len(where) and where[0] == 0:
+            where = where[1:]
+        predictors = start + where - 1
+        if len(where) and where[0] == 0:
+            predictors[0] = before
+        self.at.append(predictors.astype(np.int64))
+        self.labels.append(np.asarray(ids, dtype=np.int64)[where])
+        self.weights.append(weights[where])
+        self.sequence.append(np.full(len(where), sequence, dtype=np.int64))
+
+    def targets(self, rows: Sequence[Row]) -> Targets:
+        names = sorted({name for row in rows for name in row.extras})
+        extras = {name: [v for row in rows for v in row.extras[name]] for name in names}
+        return Targets(
+            labels_S=_long(self.labels),
+            weights_S=torch.from_numpy(np.concatenate(self.weights or [np.zeros(0, np.float32)])),
+            sequence_S=_long(self.sequence),
+            row_Q=torch.tensor(self.row, dtype=torch.long),
+            extras_Q={name: torch.tensor(values, dtype=torch.float32) for name, values in extras.items()},
+        )
+
+
+def _long(parts: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts or [np.zeros(0, np.int64)]))
+
+
+def lay(rows: Sequence[Row], *, packed: bool, pad_id: int = 0, num_prefix: int = 0) -> tuple[Layout, Targets]:
+    """Lay `rows` down, packed in one row of T tokens or padded to B x T, with the targets of the same micro-batch.
+
+    A supervised token's predictor is the token before it in its own sequence: for the first token of a branch that is
+    the last token of the shared prefix; the very first token of a sequence has none and is never a target.
+
+    Args:
+        rows: at least one row; their prefixes are computed once when packed and repeated when padded.
+        num_prefix: how many key/value prefix positions precede every sequence; positions start after them.
+
+    Returns:
+        The layout, and its targets with labels_S, weights_S, sequence_S and row_Q.
+    """
+    assert rows, "a micro-batch has at least one row"
+    return _lay_packed(rows, num_prefix) if packed else _lay_padded(rows, pad_id, num_prefix)
+
+
+def _lay_packed(rows: Sequence[Row], num_prefix: int) -> tuple[Layout, Targets]:
+    writer = _Writer()
+    ids: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    blocks: list[Block] = []
+    here = 0
+    for number, row in enumerate(rows):
+        shared_start, num_shared = here, len(row.prefix.ids)
+        shared_end = shared_start + num_shared
+        if num_shared:
+            ids.append(np.asarray(row.prefix.ids, dtype=np.int64))
+            positions.append(np.arange(num_shared))
+            writer.supervise(row.prefix.ids, row.prefix.trains, here, -1, len(writer.last))
+            here = shared_end
+        for branch_number, branch in enumerate(row.branches):
+            start, here = here, here + len(branch.ids)
+            ids.append(np.asarray(branch.ids, dtype=np.int64))
+            positions.append(np.arange(num_shared, num_shared + len(branch.ids)))
+            if branch_number == 0:
+                blocks.append(Block(shared_start, here))
+            else:
+                blocks.append(Block(start, here, shared_start, shared_end))
+            writer.supervise(branch.ids, branch.trains, start, shared_end - 1 if num_shared else -1, len(writer.last))
+            writer.first.append(start)
+            writer.last.append(here - 1)
+            writer.row.append(number)
+    layout = Layout(
+        ids_BT=_long(ids)[None],
+        positions_BT=_long(positions)[None] + num_prefix,
+        mask_BT=None,
+        geometry=Geometry(blocks=tuple(blocks), num_prefix=num_prefix),
+        at_S=_long(writer.at),
+        first_Q=torch.tensor(writer.first),
+        last_Q=torch.tensor(writer.last),
+    )
+    return layout, writer.targets(rows)
+
+
+def _lay_padded(rows: Sequence[Row], pad_id: int, num_prefix: int) -> tuple[Layout, Targets]:
+    writer = _Writer()
+    sequences = [(number, row, branch) for number, row in enumerate(rows) for branch in row.branches]
+    width = max(len(row.prefix.ids) + len(branch.ids) for _, row, branch in sequences)
+    ids = np.full((len(sequences), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(sequences), width), dtype=np.int64)
+    last_row = -1
+    for line, (number, row, branch) in enumerate(sequences):
+        num_shared, num_own = len(row.prefix.ids), len(branch.ids)
+        ids[line, :num_shared] = np.asarray(row.prefix.ids, dtype=np.int64)
+        ids[line, num_shared : num_shared + num_own] = np.asarray(branch.ids, dtype=np.int64)
+        mask[line, : num_shared + num_own] = 1
+        base = line * width
+        if num_shared and number != last_row:
+            writer.supervise(row.prefix.ids, row.prefix.trains, base, -1, line)
+        last_row = number
+        before = base + num_shared - 1 if num_shared else -1
+        writer.supervise(branch.ids, branch.trains, base + num_shared, before, line)
+        writer.first.append(base + num_shared)
+        writer.last.append(base + num_shared + num_own - 1)
+        writer.row.append(number)
+    positions = np.broadcast_to(np.arange(width), ids.shape) + num_prefix
+    layout = Layout(
+        ids_BT=torch.from_numpy(ids),
+        positions_BT=torch.from_numpy(np.ascontiguousarray(positions)),
+        mask_BT=torch.from_numpy(mask),
+        geometry=None,
+        at_S=_long(writer.at),
+        first_Q=torch.tensor(writer.first),
+        last_Q=torch.tensor(writer.last),
+    )
+    return layout, writer.targets(rows)

@@ -1,0 +1,142 @@
+"""The Scorer: trunk, head and per-token statistics in one forward, the only way training calls a model.
+
+Left out: losses (train/objectives) and sampling (models/generate.py). One view per backward: adapters that are switched
+between a forward and its backward would be recomputed wrongly under checkpointing.
+
+Shapes: B rows, T positions, D width, S supervised positions, Q sequences, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bottega.core.types import Attached, Scores, Targets
+from bottega.models import heads
+from bottega.models.layout import Layout
+
+View = Literal["policy", "reference"]
+
+
+class Scorer(nn.Module):
+    """Wraps a model with its method attached; DDP and FSDP2 wrap the Scorer, so that every parameter is reached through one forward.
+
+    Args:
+        attached: what a Method returned.
+        vocabulary: number of token ids the model knows.
+        head_chunk: rows of logits held at once.
+        value: adds a value head (D -> 1) for PPO; zero at the start.
+        reference: a frozen copy of the stage's first model, where switching the adapter off is not that.
+    """
+
+    def __init__(
+        self,
+        attached: Attached,
+        *,
+        vocabulary: int,
+        head_chunk: int = 256,
+        value: bool = False,
+        reference: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = attached.model
+        self.inputs = attached.inputs
+        self.reference_kind = attached.reference_kind
+        self.reference = [reference]  # in a list: its parameters are not this module's
+        self.head = heads.find_head(attached.model, vocabulary)
+        self.head_chunk = head_chunk
+        config = heads.causal_model(attached.model).config
+        self.value = nn.Linear(config.hidden_size, 1) if value else None
+        if self.value is not None:
+            nn.init.zeros_(self.value.weight)
+            nn.init.zeros_(self.value.bias)
+
+    def forward(self, layout: Layout, targets: Targets, needs: Sequence[str], view: View = "policy") -> Scores:
+        """Compute `needs` of one micro-batch.
+
+        Args:
+            needs: any of nll (), logp (S,), entropy (S,), value (S,), embedding (Q, D); S and Q as in `targets`.
+            view: whose numbers: the policy's, or the reference's (no gradient).
+
+        Returns:
+            The scores by need.
+        """
+        with self._as(view) as model:
+            hidden_SD, flat = self._hidden(model, layout)
+            scores: Scores = {}
+            for need in needs:
+                scores[need] = self._statistic(need, model, hidden_SD, flat, layout, targets)
+            return scores
+
+    @contextlib.contextmanager
+    def _as(self, view: View) -> Iterator[nn.Module]:
+        if view == "policy":
+            yield self.model
+            return
+        with torch.no_grad():
+            if self.reference[0] is not None:
+                yield self.reference[0]
+            elif self.reference_kind == "off":
+                with self.model.disable_adapter():
+                    yield self.model
+            else:
+                raise AssertionError("no reference: the method needs a copy or cached log-probabilities")
+
+    def _hidden(self, model: nn.Module, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Hidden states at the supervised positions (S, D) and all of them (B*T, D)."""
+        extra: dict[str, Any] = {}
+        if layout.geometry is not None:
+            geometry = layout.geometry
+            if self.inputs is not None and self.inputs.num_prefix:
+                geometry.prefix_kv = self.inputs.prefix_kv
+            extra["layout"] = geometry
+        out = heads.trunk(model)(
+            input_ids=layout.ids_BT,
+            attention_mask=layout.mask_BT,
+            position_ids=layout.positions_BT,
+            use_cache=False,
+            **extra,
+        )[0]
+        flat = out.reshape(-1, out.shape[-1])
+        return flat[layout.at_S], flat
+
+    def _statistic(
+        self, need: str, model: nn.Module, hidden_SD: Tensor, flat: Tensor, layout: Layout, targets: Targets
+    ) -> Tensor:
+        if need == "value":
+            assert self.value is not None, "no value head: build the Scorer with value=True"
+            return self.value(hidden_SD)[:, 0].float()
+        if need == "embedding":
+            return torch.nn.functional.normalize(flat[layout.last_Q].float(), dim=-1)
+        if self.head.kind == "own":
+            return self._own(need, model, layout, targets)
+        layer = heads.causal_model(model).get_output_embeddings()
+        if need == "nll":
+            return heads.nll_total(hidden_SD, layer, self.head, targets.labels_S, targets.weights_S, self.head_chunk)
+        if need == "logp":
+            return heads.token_logp(hidden_SD, layer, self.head, targets.labels_S, self.head_chunk)
+        assert need == "entropy", f"unknown need {need!r}"
+        return heads.token_entropy(hidden_SD, layer, self.head, self.head_chunk)
+
+    def _own(self, need: str, model: nn.Module, layout: Layout, targets: Targets) -> Tensor:
+        """Logits by the model itself, for a head that nothing simple equals: (S, V) at once."""
+        extra = {"layout": layout.geometry} if layout.geometry is not None else {}
+        if layout.ids_BT.shape[0] == 1:
+            extra["logits_to_keep"] = layout.at_S
+        whole = heads.causal_model(model)(
+            input_ids=layout.ids_BT,
+            attention_mask=layout.mask_BT,
+            position_ids=layout.positions_BT,
+            use_cache=False,
+            **extra,
+        ).logits
+        logits_SV = whole[0] if "logits_to_keep" in extra else whole.reshape(-1, whole.shape[-1])[layout.at_S]
+        logp_SV = torch.log_softmax(logits_SV.float(), -1)
+        if need == "entropy":
+            return -(logp_SV.exp() * logp_SV).sum(-1)
+        logp_S = logp_SV.gather(1, targets.labels_S[:, None])[:, 0]
+        return -(targets.weights_S * logp_S).sum() if need == "nll" else logp_S
