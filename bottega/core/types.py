@@ -106,13 +106,15 @@ class Row:
 
     Text and conversations: empty prefix, one branch. A preference: the prompt, then chosen and rejected.
     A group of samples (GRPO): the prompt, then the samples. `index` is the row's place in its data set, the key of
-    anything cached for it. `extras` holds numbers per branch (margin, reward, label, sampler log-probs ...).
+    anything cached for it. `extras` holds one number per branch (margin, reward, label ...); `tokens` one number per
+    supervised token, prefix first, then branch by branch (cached `ref.logp`, advantages, sampler log-probs ...).
     """
 
     index: int
     branches: tuple[Tokens, ...]
     prefix: Tokens = EMPTY
     extras: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    tokens: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
@@ -141,8 +143,8 @@ class Targets:
     """What an objective compares scores with; tensors of one micro-batch.
 
     labels_S: target ids; weights_S: loss weights; sequence_S: the sequence each belongs to; row_Q: the row of each
-    sequence (branches of a row are neighbours); extras_Q: the rows' `extras`, one number a sequence; tokens: added by
-    `prepare` per supervised position (advantages, returns, old log-probs).
+    sequence (branches of a row are neighbours); extras_Q: the rows' `extras`, one number a sequence; tokens: the rows'
+    `tokens`, (S,) each.
     """
 
     labels_S: Tensor
@@ -164,15 +166,15 @@ class Spec:
     """An objective with what it needs.
 
     layout: how rows lie: `single` (one branch), `branches` (a shared prefix and its branches), `pooled` (one vector a
-    sequence). needs: what the Scorer must compute. units: the units its terms use. prepare(rows, score) -> rows: no gradient,
-    all ranks, before the micro-batches. coupled: the loss joins rows across micro-batches (in-batch contrastive).
+    sequence). needs: what the Scorer must compute. units: the units its terms use. prepare(rows, score) -> rows with `tokens` or
+    `extras` added: no gradient, all ranks, before the micro-batches. coupled: the loss joins rows across micro-batches (in-batch contrastive).
     """
 
     objective: Objective
     layout: Literal["single", "branches", "pooled"] = "single"
     needs: tuple[str, ...] = ("nll",)
     units: tuple[str, ...] = ("tokens",)
-    prepare: Callable[..., Any] | None = None
+    prepare: Callable[..., list[Row]] | None = None
     coupled: bool = False
 
 
@@ -206,7 +208,8 @@ class Inputs(Protocol):
 class Attached:
     """A model with a method attached: what the loop needs to train, save and merge it, and what it can do.
 
-    model: the module the Scorer calls. groups: optimizer parameter groups (dicts with `params`, `lr_scale`, `weight_decay`).
+    model: the module the Scorer calls. groups: optimizer parameter groups, dicts with `named` (name, parameter) pairs and optionally `lr_scale`, `weight_decay`;
+    empty: every parameter that requires a gradient.
     before_step / after_step(step) -> True when the set of trainable parameters changed (LISA): the loop then rebuilds what hangs
     on it. reference_kind: `off` (the adapter switched off is the model at the stage's start), `copy` (it is not: keep
     a frozen copy or cached log-probs). packs / shards / merges: can train packed rows, under FSDP2, can be merged.

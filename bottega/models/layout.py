@@ -79,7 +79,14 @@ class _Writer:
             sequence_S=_long(self.sequence),
             row_Q=torch.tensor(self.row, dtype=torch.long),
             extras_Q={name: torch.tensor(values, dtype=torch.float32) for name, values in extras.items()},
+            tokens={name: self._per_token(rows, name) for name in sorted({n for row in rows for n in row.tokens})},
         )
+
+    def _per_token(self, rows: Sequence[Row], name: str) -> Tensor:
+        values = np.concatenate([np.asarray(row.tokens[name], dtype=np.float32) for row in rows])
+        num_supervised = sum(len(part) for part in self.at)
+        assert len(values) == num_supervised, f"{name}: {len(values)} values for {num_supervised} supervised tokens"
+        return torch.from_numpy(values)
 
 
 def _long(parts: list[np.ndarray]) -> Tensor:

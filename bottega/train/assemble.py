@@ -1,0 +1,99 @@
+"""One order of building, in one function: method attached, Scorer, checkpointing, processes, optimizer, then the loop.
+
+Left out: loading the base (models/load.py) and reading recipes (workshop/build.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from bottega.core.errors import UserError
+from bottega.core.types import Attached, Row, Source, Spec
+from bottega.models.heads import causal_model
+from bottega.models.score import Scorer
+from bottega.train import optim, parallel
+from bottega.train.loop import LoopSettings, Parts
+
+
+def assemble(
+    attached: Attached,
+    spec: Spec,
+    source: Source,
+    settings: LoopSettings,
+    *,
+    vocabulary: int,
+    pad_id: int,
+    packed: bool,
+    save_model: Callable[[str], None] | None = None,
+    sample_rows: Sequence[Row] = (),
+    world: parallel.World | None = None,
+    reference: nn.Module | None = None,
+) -> Parts:
+    """Everything the loop needs, built in the one right order.
+
+    Args:
+        packed: what the numeric probe at load said; a method that cannot pack wins over it.
+        save_model: writes a checkpoint's model folder; the method's own `save` when None.
+        sample_rows: rows from which the heaviest batch is made up.
+        reference: a frozen copy for objectives that score with the reference while training.
+
+    Raises:
+        UserError: a combination that the method or the architecture cannot do, with the reason.
+    """
+    world = world or parallel.World()
+    packed = packed and attached.packs
+    if world.size > 1 and settings.parallel == "fsdp" and not attached.shards:
+        raise UserError(f"method {attached.name} cannot be sharded: use parallel: ddp")
+    if settings.checkpointing:
+        causal_model(attached.model).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if hasattr(causal_model(attached.model), "enable_input_require_grads"):
+            causal_model(attached.model).enable_input_require_grads()
+    scorer = Scorer(attached, vocabulary=vocabulary, value="value" in spec.needs, reference=reference)
+    wrapped = parallel.wrap(scorer, world, settings.parallel)
+    parts = Parts(
+        attached=attached,
+        spec=spec,
+        source=source,
+        scorer=scorer,
+        wrapped=wrapped,
+        optimizer=_optimizer(attached, scorer, settings),
+        rebuild=lambda: None,
+        world=world,
+        packed=packed,
+        pad_id=pad_id,
+        save_model=save_model or attached.save,
+        sample_rows=sample_rows,
+    )
+    parts.rebuild = lambda: _rebuild(parts, settings)
+    return parts
+
+
+def _optimizer(attached: Attached, scorer: Scorer, settings: LoopSettings):
+    """The optimizer over the method's groups (or every trainable parameter), and over the Scorer's own heads."""
+    groups = []
+    for group in attached.groups or [{"named": list(attached.model.named_parameters())}]:
+        groups += optim.split_decay(
+            group["named"], weight_decay=group.get("weight_decay", settings.weight_decay), lr_scale=group.get("lr_scale", 1.0)
+        )
+    if scorer.value is not None:
+        groups += optim.split_decay(scorer.value.named_parameters(), weight_decay=0.0)
+    if not groups:
+        raise UserError(f"method {attached.name} leaves nothing to train: check its targets")
+    return optim.make(
+        settings.optimizer, groups, lr=settings.lr, beta1=settings.beta1, beta2=settings.beta2, eps=settings.eps
+    )
+
+
+def _rebuild(parts: Parts, settings: LoopSettings) -> None:
+    """After the set of trainable parameters changed (LISA): a new optimizer that keeps the states of those that stay, and a
+    new process wrapper, for DDP reduces only what was trainable when it was made."""
+    kept = dict(parts.optimizer.state)
+    parts.optimizer = _optimizer(parts.attached, parts.scorer, settings)
+    for group in parts.optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter in kept:
+                parts.optimizer.state[parameter] = kept[parameter]
+    if isinstance(parts.wrapped, nn.parallel.DistributedDataParallel):
+        parts.wrapped = parallel.wrap(parts.scorer, parts.world, settings.parallel)

@@ -1,0 +1,122 @@
+"""What is checked while training: that everything that should learn does, and nothing else; finite numbers; the worst batch first.
+
+Left out: loss spikes and halving a batch that does not fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bottega.core.errors import Diverged, DoesNotFit, UserError
+from bottega.core.types import Row, Tokens
+
+
+def fingerprint(tensor: Tensor) -> int:
+    """A sum over the tensor's bits that changes whenever one value does (up to chance), cheap enough for every weight."""
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    whole = flat[: len(flat) // 4 * 4].view(torch.int32).to(torch.int64)
+    weights = torch.arange(1, 1021, device=flat.device).repeat(-(-len(whole) // 1020))[: len(whole)]
+    return int((whole * weights).sum()) ^ int(flat[len(flat) // 4 * 4 :].to(torch.int64).sum())
+
+
+class SelfCheck:
+    """Watches the first `steps` steps: every trainable parameter gets a gradient and moves, every frozen one stays.
+
+    A parameter whose gradient is exactly zero at one step may be right (LoRA's A at step 1, an expert without tokens); one
+    that has had a gradient and has not moved is not.
+    """
+
+    def __init__(self, module: nn.Module, *, steps: int) -> None:
+        self.steps = steps
+        self.before = {name: fingerprint(p) for name, p in module.named_parameters()}
+        self.moving = {name for name, p in module.named_parameters() if p.requires_grad}
+        self.had_gradient: set[str] = set()
+
+    def after_backward(self, module: nn.Module) -> None:
+        """Called before the optimizer's step.
+
+        Raises:
+            UserError: a trainable parameter is not reached by the loss.
+        """
+        for name, p in module.named_parameters():
+            if name not in self.moving or not p.requires_grad:
+                continue
+            if p.grad is None:
+                raise UserError(f"{name} is to be trained but the loss does not reach it: leave it out of the method's targets")
+            if bool((p.grad != 0).any()):
+                self.had_gradient.add(name)
+
+    def finish(self, module: nn.Module, note: Callable[[str], None]) -> None:
+        """Called after `steps` steps.
+
+        Raises:
+            UserError: a frozen parameter changed, or a trainable one with gradients did not.
+        """
+        after = {name: fingerprint(p) for name, p in module.named_parameters()}
+        changed = [n for n in after if n not in self.moving and after[n] != self.before[n]]
+        if changed:
+            raise UserError(f"{len(changed)} frozen parameters changed while training, {changed[0]} first: please report this model")
+        stuck = [n for n in self.moving if after[n] == self.before[n]]
+        dead = [n for n in stuck if n in self.had_gradient]
+        if dead:
+            raise UserError(f"{len(dead)} parameters had gradients but did not move in {self.steps} steps, {dead[0]} first: raise lr")
+        quiet = sorted(set(stuck) - set(dead))
+        frozen = len(after) - len(self.moving)
+        line = f"self-check: {len(self.moving) - len(quiet)} trainable tensors moved, {frozen} frozen ones did not"
+        note(line + (f"; {len(quiet)} had no gradient yet ({quiet[0]} ...)" if quiet else ""))
+
+
+def check_finite(
+    loss: float, norm: float, *, step: int, rows: Sequence[Row], module: nn.Module, sums: Mapping[str, float]
+) -> None:
+    """The step's loss and gradient norm are finite, or the run stops before the weights are touched.
+
+    Raises:
+        Diverged: names the step, the first parameter with a non-finite gradient and the rows of the batch.
+    """
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    where = next(
+        (n for n, p in module.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())),
+        "the loss itself",
+    )
+    indices = ", ".join(str(row.index) for row in rows[:8])
+    raise Diverged(
+        f"step {step}: loss {loss}, gradient norm {norm}, first seen in {where}, rows {indices}"
+        f"{' ...' if len(rows) > 8 else ''}: the weights are as before this step; lower lr or look at these rows"
+    )
+
+
+def heaviest(rows: Sequence[Row], max_tokens: int) -> list[Row]:
+    """Synthetic rows that fill a micro-batch of `max_tokens`, shaped as the longest row that can come."""
+    longest = max(rows, key=lambda row: row.num_tokens)
+    count = max(1, max_tokens // max(1, longest.num_tokens))
+
+    def like(tokens: Tokens) -> Tokens:
+        return Tokens(np.ones(len(tokens.ids), dtype=np.int64), tokens.trains)
+
+    fake = Row(
+        index=-1,
+        prefix=like(longest.prefix),
+        branches=tuple(like(b) for b in longest.branches),
+        extras=longest.extras,
+        tokens=longest.tokens,
+    )
+    return [fake] * count
+
+
+def memory_errors(error: BaseException) -> DoesNotFit | None:
+    """The clear sentence for an out-of-memory error; None for any other."""
+    text = str(error)
+    out = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in text
+    if not out:
+        return None
+    return DoesNotFit(
+        "a micro-batch does not fit in memory: lower micro_tokens, set checkpointing: true, or use method: lora "
+        f"({text.splitlines()[0][:120] if text else 'out of memory'})"
+    )

@@ -1,0 +1,69 @@
+"""The table of objectives: name -> function, layout, needs and units.
+
+An objective is one pure function of (scores, targets); its keyword-only parameters are its options, and their
+signature, default and docstring are the schema, the check and the help text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from bottega.core.errors import UserError
+from bottega.core.types import Spec
+
+
+class Entry(NamedTuple):
+    """One line of the table. `data` is the kind of sample it learns from."""
+
+    function: str
+    data: str
+    layout: str
+    needs: tuple[str, ...]
+    units: tuple[str, ...]
+    coupled: bool = False
+
+
+OBJECTIVES: dict[str, Entry] = {
+    "pretrain": Entry("bottega.train.objectives.language:language_model", "text", "single", ("nll",), ("tokens",)),
+    "sft": Entry("bottega.train.objectives.language:language_model", "chat", "single", ("nll",), ("tokens",)),
+    "dpo": Entry("bottega.train.objectives.preference:dpo", "preference", "branches", ("logp", "ref.logp"), ("pairs",)),
+    "ppo": Entry(
+        "bottega.train.objectives.policy:ppo", "prompt", "branches", ("logp", "value", "entropy"), ("tokens",)
+    ),
+    "contrastive": Entry(
+        "bottega.train.objectives.contrastive:info_nce", "pairs", "pooled", ("embedding",), ("rows",), coupled=True
+    ),
+}
+
+
+def spec(name: str, **options: Any) -> Spec:
+    """The Spec of objective `name` with its options bound.
+
+    Raises:
+        UserError: unknown objective or option, with the nearest name.
+    """
+    if name not in OBJECTIVES:
+        raise UserError(f"objective {name!r} is not known{_nearest(name, OBJECTIVES)}")
+    entry = OBJECTIVES[name]
+    module, _, attribute = entry.function.partition(":")
+    function = getattr(import_module(module), attribute)
+    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise UserError(f"objective {name} has no option {option!r}{_nearest(option, known)}")
+    return Spec(
+        objective=functools.partial(function, **options) if options else function,
+        layout=entry.layout,  # type: ignore[arg-type]
+        needs=entry.needs,
+        units=entry.units,
+        coupled=entry.coupled,
+    )
+
+
+def _nearest(word: str, names: Any) -> str:
+    near = difflib.get_close_matches(word, list(names), n=1)
+    return f": did you mean {near[0]!r}?" if near else f": it has {', '.join(names) or 'none'}"

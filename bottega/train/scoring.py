@@ -1,0 +1,124 @@
+"""Scores of rows without gradient: reference log-probabilities cached once, rollouts scored, validation losses.
+
+Left out: the training step (loop.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from bottega.core.types import Row
+from bottega.data.pack import micro_batches
+from bottega.models.layout import lay
+from bottega.train import parallel
+from bottega.train.metrics import averages
+
+if TYPE_CHECKING:
+    from bottega.train.loop import Parts
+
+
+def _batches(parts: Parts, rows: Sequence[Row], micro_tokens: int) -> list[list[int]]:
+    sizes = [
+        row.num_tokens if parts.packed else len(row.branches) * max(len(row.prefix.ids) + len(b.ids) for b in row.branches)
+        for row in rows
+    ]
+    return micro_batches(sizes, max_tokens=micro_tokens, packed=parts.packed)
+
+
+def num_supervised(row: Row) -> int:
+    """How many tokens of `row` are targets: a sequence's very first token has no predecessor and is none."""
+    count = sum(1 for weight in list(row.prefix.trains)[1:] if weight)
+    for branch in row.branches:
+        own = list(branch.trains)
+        count += sum(1 for weight in (own if len(row.prefix.ids) else own[1:]) if weight)
+    return count
+
+
+def score_rows(
+    parts: Parts, rows: Sequence[Row], needs: Sequence[str], *, view: str = "policy", micro_tokens: int = 8192
+) -> list[dict[str, Any]]:
+    """Per row, float32 arrays of `needs` over its supervised tokens, in evaluation mode and without gradient."""
+    num_prefix = parts.attached.inputs.num_prefix if parts.attached.inputs else 0
+    results: list[dict[str, Any]] = [{} for _ in rows]
+    was_training = parts.scorer.training
+    parts.scorer.eval()
+    try:
+        with torch.no_grad():
+            for members in _batches(parts, rows, micro_tokens):
+                chosen = [rows[i] for i in members]
+                layout, targets = lay(chosen, packed=parts.packed, pad_id=parts.pad_id, num_prefix=num_prefix)
+                scores = parts.scorer(layout, targets, tuple(needs), view)
+                bounds = np.cumsum([num_supervised(row) for row in chosen])[:-1]
+                for need in needs:
+                    for i, values in zip(members, np.split(scores[need].float().numpy(), bounds), strict=True):
+                        results[i][need] = values
+    finally:
+        parts.scorer.train(was_training)
+    return results
+
+
+def with_reference(
+    parts: Parts, rows: Sequence[Row], *, micro_tokens: int, cache: Path | None, key: str, note: Callable[[str], None]
+) -> list[Row]:
+    """`rows` with the log-probabilities of the model as it is now (the stage's start), computed once and kept in `cache`.
+
+    Args:
+        key: names the rows and the model; a cache written for another key is not used.
+    """
+    lengths = [num_supervised(row) for row in rows]
+    flat = _cached(cache, key, sum(lengths))
+    if flat is None:
+        scores = score_rows(parts, rows, ("logp",), micro_tokens=micro_tokens)
+        flat = np.concatenate([s["logp"] for s in scores]).astype(np.float32)
+        note(f"reference log-probabilities of {len(rows)} rows computed once and kept")
+        if cache is not None:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            draft = cache.with_suffix(".draft")
+            save_file({"ref.logp": flat}, draft, metadata={"key": key})
+            draft.replace(cache)
+    parts_of = np.split(flat, np.cumsum(lengths)[:-1])
+    return [replace(row, tokens={**row.tokens, "ref.logp": own}) for row, own in zip(rows, parts_of, strict=True)]
+
+
+def _cached(cache: Path | None, key: str, length: int) -> np.ndarray | None:
+    if cache is None or not cache.exists():
+        return None
+    from safetensors import safe_open
+
+    with safe_open(cache, "np") as file:
+        if (file.metadata() or {}).get("key") != key:
+            return None
+    flat = load_file(cache)["ref.logp"]
+    return flat if len(flat) == length else None
+
+
+def validation(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> Callable[[int], Mapping[str, float]]:
+    """A function step -> the objective's own metrics on held-out rows (`loss`, `accuracy` ...), the same on every rank."""
+    num_prefix = parts.attached.inputs.num_prefix if parts.attached.inputs else 0
+    plan = _batches(parts, rows, micro_tokens)
+
+    def validate(_: int) -> Mapping[str, float]:
+        sums: dict[str, float] = {}
+        counts = {"tokens": 0.0, "rows": float(len(rows)), "pairs": float(len(rows)), "one": 1.0}
+        for members in plan[parts.world.rank :: parts.world.size]:
+            layout, targets = lay(
+                [rows[i] for i in members], packed=parts.packed, pad_id=parts.pad_id, num_prefix=num_prefix
+            )
+            own = [need for need in parts.spec.needs if not need.startswith("ref.")]
+            scores = parts.scorer(layout, targets, own)
+            scores |= {need: targets.tokens[need] for need in parts.spec.needs if need.startswith("ref.")}
+            _, metrics = parts.spec.objective(scores, targets)
+            counts["tokens"] += float(targets.weights_S.sum())
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        counts["tokens"] = parallel.total(parts.world, {"tokens": counts["tokens"]})["tokens"]
+        return averages(parallel.total(parts.world, sums), counts)
+
+    return validate
