@@ -14,7 +14,8 @@ from bottega.core.types import Attached, Row, Source, Spec
 from bottega.models.heads import causal_model
 from bottega.models.score import Scorer
 from bottega.train import optim, parallel
-from bottega.train.loop import LoopSettings, Parts
+from bottega.train.loop import Parts
+from bottega.train.settings import LoopSettings
 
 
 def assemble(

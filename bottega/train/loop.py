@@ -18,7 +18,7 @@ from torch import nn
 
 from bottega.core.errors import UserError
 from bottega.core.rundir import append_jsonl, trim_jsonl
-from bottega.core.types import Attached, Progress, Row, Source, Spec, Targets
+from bottega.core.types import Attached, Progress, Row, Source, Spec, Targets, Tokens
 from bottega.data.pack import micro_batches
 from bottega.models.layout import Layout, lay
 from bottega.models.score import Scorer
@@ -27,41 +27,7 @@ from bottega.train.coupled import coupled_backward
 from bottega.train.guards import SelfCheck, check_finite, heaviest, memory_errors
 from bottega.train.metrics import averages
 from bottega.train.schedule import scale_at
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoopSettings:
-    """What the loop itself reads, frozen for the run.
-
-    steps: optimizer steps. micro_tokens: most tokens of a micro-batch, padding counted. lr: peak learning rate. schedule,
-    warmup (steps), decay (share, for wsd), floor: see schedule.py. clip: largest gradient norm (0: none). eval_every,
-    save_every: in steps (0: only at the end). keep: newest checkpoints kept besides the best. early_stop: a metric of the
-    evaluation ("" for none), which gets better by falling (early_stop_mode min) or rising (max); the run ends after `patience`
-    evaluations without a new best. self_check: steps watched by guards.SelfCheck (0: none).
-    """
-
-    steps: int
-    micro_tokens: int = 8192
-    lr: float = 1e-3
-    schedule: str = "cosine"
-    warmup: int = 0
-    decay: float = 0.2
-    floor: float = 0.0
-    optimizer: str = "adamw"
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    clip: float = 1.0
-    eval_every: int = 0
-    save_every: int = 0
-    keep: int = 2
-    early_stop: str = ""
-    early_stop_mode: str = "min"
-    patience: int = 3
-    self_check: int = 5
-    checkpointing: bool = False
-    parallel: str = "ddp"
+from bottega.train.settings import LoopSettings
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -363,8 +329,6 @@ class Loop:
 
 def _nothing(row: Row) -> Row:
     """`row` with nothing to learn: keeps ranks in step where a rank has no rows left."""
-    from bottega.core.types import Tokens
-
     def mute(tokens: Tokens) -> Tokens:
         return Tokens(tokens.ids, [0.0] * len(tokens.ids))
 
