@@ -1,0 +1,178 @@
+"""One batch being decoded: the next logits, the tokens fed back, finished rows dropped; and the probe that says how a
+model may be decoded.
+
+Left out: choosing tokens (sampling.py) and ending replies (stops.py).
+
+Shapes: B rows, T positions, S cache slots, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import UserError
+from ..core.types import Inputs
+from .kv import Masks, StaticKV, left_padded, windows_of
+
+Way = Literal["masks", "padded", "plain"]
+
+
+class Batch(Protocol):
+    """Rows in decoding."""
+
+    def logits(self) -> Tensor:
+        """Logits (B, V) for the next token of every row."""
+
+    def feed(self, ids_B: Tensor) -> None:
+        """The tokens that were chosen."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep the rows listed."""
+
+
+class Forward:
+    """A causal language model as a function from ids to the logits at the last position."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs | None = None) -> None:
+        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.model = model
+        self.inputs = inputs
+        self.config = base.config
+        self.takes = frozenset(inspect.signature(base.forward).parameters)
+        self.num_prefix = inputs.num_prefix if inputs is not None else 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter lies."""
+        return next(self.model.parameters()).device
+
+    def __call__(self, ids_BT: Tensor, **keywords: Any) -> Tensor:
+        """Logits (B, V) at the last position; keywords that the model does not know are left out."""
+        given = {name: value for name, value in keywords.items() if name in self.takes}
+        if "logits_to_keep" in self.takes:
+            given["logits_to_keep"] = 1
+        return self.model(input_ids=ids_BT, **given).logits[:, -1]
+
+
+class CachedBatch:
+    """Left-padded rows with a static cache; `way` says who makes the masks."""
+
+    def __init__(self, forward: Forward, prompts: Sequence[Sequence[int]], max_tokens: int, *, way: Way) -> None:
+        self.forward, self.way = forward, way
+        places: dict[tuple[int, ...], int] = {}  # equal prompts are computed once, then repeated
+        repeats = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
+        prompts = list(places)
+        num_prefix, width = forward.num_prefix, max(len(prompt) for prompt in prompts)
+        num_slots = num_prefix + width + max_tokens
+        device = forward.device
+        parts = left_padded(prompts, num_prefix=num_prefix, num_slots=num_slots, pad_id=max(0, _pad_id(forward.config)))
+        ids_BT, positions_BT, valid_BS = (part.to(device) for part in parts)
+        windows = (windows_of(forward.config) if way == "masks" else None) or {"all": None}
+        self.masks = Masks(valid_BS, num_prefix, windows)
+        self.cache = StaticKV(num_slots, forward.inputs)
+        self.cache.begin(width)
+        mask = self.masks.prefill(width) if way == "masks" else self.masks.padding(num_prefix + width)
+        self.next = self._step(ids_BT, positions_BT, mask)
+        self.positions_B1 = positions_BT[:, -1:]
+        if len(repeats) > len(places):
+            self.keep(torch.tensor(repeats, device=device))
+
+    def _step(self, ids_BT: Tensor, positions_BT: Tensor, mask: Any) -> Tensor:
+        return self.forward(
+            ids_BT, position_ids=positions_BT, attention_mask=mask, past_key_values=self.cache, use_cache=True
+        )
+
+    def logits(self) -> Tensor:
+        """Logits (B, V) for the next token of every row."""
+        return self.next
+
+    def feed(self, ids_B: Tensor) -> None:
+        """One forward over the tokens that were chosen."""
+        self.cache.begin(1)
+        end = self.cache.end
+        mask = self.masks.step(end) if self.way == "masks" else self.masks.padding(end)
+        self.positions_B1 = self.positions_B1 + 1
+        self.next = self._step(ids_B[:, None], self.positions_B1, mask)
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep the rows listed."""
+        self.cache.keep(rows)
+        self.masks.keep(rows)
+        self.positions_B1 = self.positions_B1.index_select(0, rows)
+        self.next = self.next.index_select(0, rows)
+
+
+class PlainBatch:
+    """Rows of one length, computed anew for every token: slow, and right for any causal model."""
+
+    def __init__(self, forward: Forward, prompts: Sequence[Sequence[int]]) -> None:
+        if forward.num_prefix:
+            raise UserError(
+                f"{forward.config.model_type} cannot take key/value prefixes in a cache: tune it with lora or full"
+            )
+        self.forward = forward
+        self.ids_BT = torch.tensor([list(prompt) for prompt in prompts], device=forward.device)
+
+    def logits(self) -> Tensor:
+        """Logits (B, V) for the next token of every row."""
+        return self.forward(self.ids_BT, use_cache=False)
+
+    def feed(self, ids_B: Tensor) -> None:
+        """The tokens that were chosen."""
+        self.ids_BT = torch.cat([self.ids_BT, ids_B[:, None]], 1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep the rows listed."""
+        self.ids_BT = self.ids_BT.index_select(0, rows)
+
+
+def _pad_id(config: Any) -> int:
+    pad_id = getattr(config, "pad_token_id", None)
+    return pad_id if isinstance(pad_id, int) else 0
+
+
+def open_batch(forward: Forward, prompts: Sequence[Sequence[int]], max_tokens: int, *, way: Way) -> Batch:
+    """The prompts, prefilled and ready for their first token."""
+    return PlainBatch(forward, prompts) if way == "plain" else CachedBatch(forward, prompts, max_tokens, way=way)
+
+
+def choose_way(forward: Forward) -> Way:
+    """The first way whose logits equal those of each row alone without a cache: left-padded prefill, two steps and a
+    dropped row.
+
+    Costs a few forwards over at most 7 tokens. Prefixes are left out of the comparison.
+    """
+    bare = Forward(forward.model)
+    if windows_of(forward.config) is not None and _agrees(bare, "masks"):
+        return "masks"
+    return "padded" if _agrees(bare, "padded") else "plain"
+
+
+def _agrees(forward: Forward, way: Way) -> bool:
+    num_tokens = forward.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    made = [(7 * step + 3) % num_tokens for step in range(14)]
+    prompts, fed = (made[:5], made[5:7], made[7:8]), made[8:]
+    try:
+        batch = open_batch(forward, prompts, 3, way=way)
+        got = [batch.logits()]
+        for step in range(2):
+            batch.feed(torch.tensor(fed[3 * step : 3 * step + 3], device=forward.device))
+            got.append(batch.logits())
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError):
+        return False  # the architecture does not take these arguments: the next way is tried
+    coarse = next(forward.model.parameters()).dtype != torch.float32
+    for row, prompt in enumerate(prompts):
+        ids = list(prompt)
+        for step, logits_BV in enumerate(got):
+            alone_V = forward(torch.tensor([ids], device=forward.device), use_cache=False)[0].float()
+            error = (logits_BV[row].float() - alone_V).abs().max()
+            if not error <= (0.05 if coarse else 1e-4) * (1 + alone_V.abs().max()):
+                return False
+            if step < 2:
+                ids.append(fed[3 * step + row])
+    return True
