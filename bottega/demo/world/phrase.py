@@ -5,7 +5,7 @@ Left out: a grammar engine. A wording is a flat string, `(a|b)` chooses, `{name}
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from random import Random
 from typing import TypeVar
@@ -63,10 +63,11 @@ def bucket(text: str) -> str:
     return "dev" if value == 0 else "test" if value == 1 else "train"
 
 
-def owned(split: str, make, *args) -> str:
-    """Call `make` until the string it returns is owned by the split."""
+def owned(split: str, make: Callable[[Random], str], rng: Random) -> str:
+    """Call `make` until the string it returns is owned by the split; replay text lives on the training split's strings."""
+    split = "train" if split == "replay" else split
     while True:
-        text = make(*args)
+        text = make(rng)
         if bucket(text) == split:
             return text
 
