@@ -1,0 +1,226 @@
+"""Any decoder of transformers from safetensors, with its tokenizer and what a numeric probe found out about it.
+
+Left out: GGUF, quantised and encoder-decoder models, placing on devices (train/assemble.py). Nothing here opens a pickle or
+runs a model's own code, unless trusted by revision; only a Hub id opens a connection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bottega.core.errors import UserError
+from bottega.core.types import Attached
+from bottega.models import locate, safety
+from bottega.models.probe import Probe, probe
+from bottega.models.tokenizer import extend_model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Loaded:
+    """A model ready to be attached to, sampled or scored.
+
+    model: the transformers model (in evaluation mode; an adapter's layers are inside it). tokenizer: its own.
+    identity: changes when a byte of weights or config does (a Hub commit, or a sha256). folder: what was named.
+    adapter: the outermost adapter's folder, or None; attached: that adapter as a method (merge, inputs). packs: may
+    rows be packed. notes: lines for the run's report.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    identity: str
+    folder: Path
+    adapter: str | None
+    packs: bool
+    notes: tuple[str, ...]
+    attached: Attached | None = None
+
+
+def load(
+    model: str | Path,
+    *,
+    dtype: str = "float32",
+    trust: bool = False,
+    revision: str | None = None,
+    offline: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """Load a model by Hub id, folder, adapter folder, run folder, or `garzone`.
+
+    Args:
+        model: what the user calls it; an existing folder is taken before a Hub id.
+        dtype: float32, bfloat16, float16 or float64, whatever the file holds.
+        trust: run code that comes with the model; needs `revision` (a 40-hex commit; for a folder the hash of its code).
+        revision: branch, tag or commit of a Hub id.
+        offline: True opens no connection; None asks the environment.
+        options: more keyword arguments of `from_pretrained`, from a method's `load_options()`.
+
+    Raises:
+        UserError: it is not there, not complete, or of a kind that does not load here.
+        Unsafe: pickles only, code without trust, or a damaged file.
+    """
+    name = str(model)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if trust:
+        local = Path(name).expanduser()
+        safety.check_trust(name, revision=revision, folder=local if local.is_dir() else None)
+        if local.is_dir():
+            revision = None
+    place = locate.locate(name, revision=revision, offline=offline, code=trust)
+    tokenizer = load_tokenizer(place.folder if has_tokenizer(place.folder) else place.base, trust=trust)
+    module = load_weights(place.base, dtype=dtype, trust=trust, options=options)
+    module.config._name_or_path = place.base_id  # what adapters on it will name as their base
+    if place.adapters:
+        extend_model(module, tokenizer)
+    _check_vocabulary(module, tokenizer, place.base)
+    found: Probe = probe(module)
+    attached = None
+    for adapter in place.adapters:
+        if attached is not None:
+            if attached.merge is None:
+                raise UserError(f"{adapter} lies on a {attached.name} adapter, which cannot be merged; use one of them alone")
+            module = attached.merge()
+        attached = _attach(module, adapter)
+    module.eval()
+    return Loaded(
+        model=module,
+        tokenizer=tokenizer,
+        identity=identity(place),
+        folder=place.folder,
+        adapter=str(place.adapters[-1]) if place.adapters else None,
+        packs=found.packs,
+        notes=(*place.notes, *found.notes()),
+        attached=attached,
+    )
+
+
+def _attach(module: nn.Module, adapter: Path) -> Attached:
+    from bottega.models.methods import attach_saved
+
+    for file in safety.weight_files(adapter):
+        safety.check_safetensors(file)
+    return attach_saved(module, adapter, trainable=False)
+
+
+def load_weights(
+    folder: str | Path, *, dtype: str = "float32", trust: bool = False, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """The causal language model of a local folder, its files checked first.
+
+    Raises:
+        UserError, Unsafe: see `load`.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = Path(folder)
+    safety.check_configs(folder, trust=trust)
+    if safety.read_config(folder / "config.json").get("quantization_config") is not None:
+        raise UserError(f"{folder} holds a quantised model; load the unquantised weights it was made from")
+    for file in safety.weight_files(folder):
+        safety.check_safetensors(file)
+    with _plainly(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+        if getattr(config, "is_encoder_decoder", False):
+            raise UserError(f"{folder} holds an encoder-decoder ({config.model_type}); only decoders load here so far")
+        with quiet_bars():
+            module, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=DTYPES[dtype],
+                config=config,
+                local_files_only=True,
+                trust_remote_code=trust,
+                use_safetensors=True,
+                output_loading_info=True,
+                **(options or {}),
+            )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{folder} lacks {len(missing)} of the tensors of {type(module).__name__} ({missing[0]} ...), which would stay "
+            f"random; use a folder that has them"
+        )
+    return module
+
+
+@contextmanager
+def _plainly(folder: Path) -> Iterator[None]:
+    """What transformers raises about a folder's content, as one sentence."""
+    try:
+        yield
+    except (ValueError, KeyError, OSError, RuntimeError, AttributeError, TypeError, ImportError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} does not load as a causal language model: {said}") from error
+
+
+@contextmanager
+def quiet_bars() -> Iterator[None]:
+    """No progress bars of other libraries inside; their setting is put back."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder brings a tokenizer of its own."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+
+
+def load_tokenizer(folder: str | Path, *, trust: bool = False) -> Any:
+    """The tokenizer of a local folder, exactly as its tokenizer.json says where it has one of the generic class.
+
+    (AutoTokenizer picks a class by the model's family for some folders, which adds tokens of that family.)
+
+    Raises:
+        UserError: there is none, or it does not load. Unsafe: it names code to run.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    folder = Path(folder)
+    if not has_tokenizer(folder):
+        raise UserError(f"{folder} has no tokenizer (tokenizer.json); train one with: bottega tokenizer train")
+    safety.check_configs(folder, trust=trust)
+    config = folder / "tokenizer_config.json"
+    kind = safety.read_config(config).get("tokenizer_class") if config.is_file() else None
+    generic = kind in ("PreTrainedTokenizerFast", "TokenizersBackend") and (folder / "tokenizer.json").is_file()
+    with _plainly(folder):
+        if generic:
+            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+
+
+def _check_vocabulary(module: nn.Module, tokenizer: Any, folder: Path) -> None:
+    rows = module.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"the tokenizer of {folder} has {len(tokenizer)} tokens but the model only {rows} embeddings; use the tokenizer "
+            f"that belongs to it"
+        )
+
+
+def identity(place: locate.Place) -> str:
+    """A text that changes when a byte of the weights or configs does: `id@commit`, or a sha256 over the files."""
+    parts = [f"{place.name}@{place.commit}"] if place.commit and not place.adapters else []
+    for folder in [] if parts else [place.base, *place.adapters]:
+        digest = hashlib.sha256()
+        configs = [folder / name for name in ("config.json", "adapter_config.json") if (folder / name).is_file()]
+        for path in [*configs, *safety.weight_files(folder)]:
+            with open(path, "rb") as file:
+                digest.update(f"{path.name}\0".encode() + hashlib.file_digest(file, "sha256").digest())
+        parts.append(f"sha256:{digest.hexdigest()}")
+    return "+".join(parts)

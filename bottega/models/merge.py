@@ -1,0 +1,84 @@
+"""Fold an adapter into its base, in float32, and prove on a few tokens that nothing changed; save the plain model.
+
+Left out: merging several adapters or models, and quantised bases.
+
+Shapes: B rows, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bottega.core.errors import CheckFailed, UserError
+from bottega.core.types import Attached
+from bottega.models import heads, layers
+from bottega.models.plain import save_plain
+from bottega.models.probe import undisturbed
+
+TOLERANCE = 1e-5
+MAX_KL = 1e-3
+MIN_EQUAL = 0.95
+
+
+def merge(attached: Attached) -> tuple[nn.Module, dict[str, float]]:
+    """The plain transformers model that `attached` amounts to, in float32, and how far its logits are from the unmerged.
+
+    Returns:
+        A copy without adapters (the attached model is left as it is), and {"merge_difference"}: the largest |difference|
+        of logits over the largest logit (or over 1, if that is less).
+
+    Raises:
+        UserError: the method cannot be merged. CheckFailed: the logits differ by more than 1e-5.
+    """
+    if attached.merge is None:
+        raise UserError(f"method {attached.name} cannot be merged into the weights; use its adapter folder as it is")
+    merged = attached.merge()
+    wanted = _logits(attached.model, float32=True)
+    got = _logits(merged, float32=True)
+    difference = float((wanted - got).abs().max() / wanted.abs().max().clamp_min(1.0))
+    if not difference <= TOLERANCE:
+        raise CheckFailed(
+            f"the merged model's logits differ from the adapter's by {difference:.1e} (limit {TOLERANCE:.0e}); it was not kept: "
+            f"use the adapter folder as it is"
+        )
+    return merged, {"merge_difference": difference}
+
+
+def cast(merged: nn.Module, dtype: torch.dtype) -> dict[str, float]:
+    """Bring a float32 merged model to `dtype` in place, and measure what that costs.
+
+    Returns:
+        {"merge_kl", "merge_equal"}: mean KL of next-token distributions in nats, and the share of equal greedy tokens.
+
+    Raises:
+        CheckFailed: KL above 1e-3 or fewer than 95 percent equal.
+    """
+    before = torch.log_softmax(_logits(merged, float32=True), -1)
+    merged.to(dtype)
+    after = torch.log_softmax(_logits(merged).double(), -1)
+    kl = float((before.exp() * (before - after)).sum(-1).mean())
+    equal = float((before.argmax(-1) == after.argmax(-1)).double().mean())
+    if kl > MAX_KL or equal < MIN_EQUAL:
+        raise CheckFailed(f"in {dtype} the merged model has KL {kl:.1e} and {equal:.0%} equal tokens (limits 1e-3, 95%); keep float32")
+    return {"merge_kl": kl, "merge_equal": equal}
+
+
+def _logits(model: nn.Module, *, float32: bool = False) -> Tensor:
+    """(B, T, V) float64 logits of a fixed batch of token ids, computed in float32 if asked for, without a trace."""
+    vocabulary = layers.text_config(heads.causal_model(model)).vocab_size
+    ids_BT = torch.randint(vocabulary, (2, 24), generator=torch.Generator().manual_seed(0))
+    if float32 and any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters()):
+        model = copy.deepcopy(model).float()
+    with undisturbed(model):
+        return model(input_ids=ids_BT.to(next(model.parameters()).device), use_cache=False).logits.double()
+
+
+def save_model(model: nn.Module, tokenizer: Any, folder: str | Path) -> None:
+    """Save a plain Hugging Face folder: config, safetensors, tokenizer and chat template."""
+    save_plain(model, folder)
+    tokenizer.save_pretrained(str(folder))

@@ -1,0 +1,89 @@
+"""The table of tuning methods, and how one is made from its name and options.
+
+Left out: what each does (one file each). A method's options are the keyword-only parameters of its class; reading them
+imports neither torch nor peft.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.core.errors import UserError
+from bottega.core.types import Attached, Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+METHODS: dict[str, str] = {
+    "full": "bottega.models.methods.full:Full",
+    "lora": "bottega.models.methods.lora:Lora",
+    "lisa": "bottega.models.methods.lisa:Lisa",
+    "prefix": "bottega.models.methods.prefix:Prefix",
+}
+"""Name in a recipe -> "module:Class"; a new method is one file and one line here."""
+
+SAVED: dict[str, str] = {
+    "LORA": "bottega.models.methods.lora:attach_saved",
+    "PREFIX_TUNING": "bottega.models.methods.prefix:attach_saved",
+}
+"""`peft_type` of a saved adapter -> the function that attaches it again."""
+
+
+def method(name: str, **options: Any) -> Method:
+    """The method `name` with its options.
+
+    Raises:
+        UserError: no such method or option (with the nearest one), or a value out of range.
+    """
+    maker = _maker(name)
+    known = list(options_of(name))
+    for option in options:
+        if option not in known:
+            raise UserError(f"method {name!r} has no option {option!r}{_nearest(option, known)}; it has: {', '.join(known) or 'none'}")
+    return maker(**options)
+
+
+def options_of(name: str) -> dict[str, inspect.Parameter]:
+    """Option name -> parameter (annotation and default) of a method.
+
+    Raises:
+        UserError: no such method.
+    """
+    parameters = inspect.signature(_maker(name)).parameters.values()
+    return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def attach_saved(model: nn.Module, folder: str | Path, *, trainable: bool) -> Attached:
+    """Attach the adapter saved in `folder` to its base, to go on training or only to use it.
+
+    Its reference is a copy: with the adapter off the model is not the one at this stage's start.
+
+    Raises:
+        UserError: a kind of adapter that is not known here, or it does not fit the base.
+    """
+    from bottega.models import safety
+
+    kind = safety.check_adapter(folder).get("peft_type")
+    if kind not in SAVED:
+        raise UserError(f"{folder} holds a {kind} adapter; known here are {', '.join(SAVED)}")
+    return _resolve(SAVED[kind])(model, Path(folder), trainable=trainable)
+
+
+def _maker(name: str) -> Any:
+    if name not in METHODS:
+        raise UserError(f"there is no method {name!r}{_nearest(name, list(METHODS))}; there are: {', '.join(METHODS)}")
+    return _resolve(METHODS[name])
+
+
+def _resolve(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

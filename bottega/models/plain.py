@@ -1,0 +1,24 @@
+"""Plain transformers models on disk and in memory: saved so that any tool loads them, copied without a trace of us.
+
+Left out: adapters (models/methods) and merging (models/merge.py).
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from torch import nn
+
+
+def save_plain(model: nn.Module, folder: str | Path) -> None:
+    """Save config and weights (safetensors) of a transformers model; nothing in the folder names this project."""
+    model.save_pretrained(str(folder), max_shard_size="4GB")
+
+
+def copy_plain(model: nn.Module) -> nn.Module:
+    """A copy of a model that shares no tensor and no config with it, in evaluation mode, without gradients."""
+    fresh = copy.deepcopy(model)
+    for parameter in fresh.parameters():
+        parameter.grad = None
+    return fresh.eval().requires_grad_(False)
