@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import UserError
-from ..core.types import Inputs
-from .kv import Masks, StaticKV, left_padded, windows_of
+from bottega.core.errors import UserError
+from bottega.core.types import Inputs
+from bottega.models.kv import Masks, StaticKV, left_padded, windows_of
 
 Way = Literal["masks", "padded", "plain"]
 

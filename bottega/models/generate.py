@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import UserError
-from ..core.types import Inputs, Reply
-from .decode import Forward, Way, choose_way, open_batch
-from .sampling import Sampling, choose, uniforms
-from .stops import Stopper, TextStream, Written
+from bottega.core.errors import UserError
+from bottega.core.types import Inputs, Reply
+from bottega.models.decode import Forward, Way, choose_way, open_batch
+from bottega.models.sampling import Sampling, choose, uniforms
+from bottega.models.stops import Stopper, TextStream, Written
 
 COMPACT_BELOW = (
     0.75  # rows still alive, of the batch: below it the finished ones are dropped (costs about one step's attention)

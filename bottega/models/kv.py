@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from ..core.types import Inputs
+from bottega.core.types import Inputs
 
 
 class StaticKV(Cache):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import UserError
+from bottega.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

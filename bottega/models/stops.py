@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..core.errors import UserError
-from ..core.types import Reply
+from bottega.core.errors import UserError
+from bottega.core.types import Reply
 
 
 @dataclass(slots=True)
