@@ -1,0 +1,272 @@
+"""Files to records: json, jsonl, csv, tsv, parquet, arrow, and documents, each record with the place it was read at.
+
+Left out: remote sources (SQL, Hub, object stores), compressed files; what a record means is the business of formats.py.
+
+A bad record never disappears: it is yielded as a Problem, in its place, and reading goes on behind it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bottega.core.errors import UserError
+from bottega.core.types import Where
+from bottega.data import documents
+
+MAX_LINE_BYTES = 64_000_000
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+SUFFIXES = (*TABLES, *documents.SUFFIXES)
+TYPE_KEY = "__lmflow_type__"
+
+
+class Problem(NamedTuple):
+    """A record that cannot be used: where it is and why, in one sentence."""
+
+    where: Where
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+Record = dict[str, Any]
+Read = tuple[Where, "Record | Problem"]
+
+
+def find(paths: Iterable[str | Path]) -> list[Path]:
+    """Files behind `paths`, folders opened (sorted by name, hidden ones left out).
+
+    Raises:
+        UserError: a path does not exist, has an unknown suffix, or is a folder without a readable file.
+    """
+    found: list[Path] = []
+    for given in [paths] if isinstance(paths, str | Path) else paths:
+        path = Path(given)
+        if path.is_dir():
+            inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
+            inside = [file for file in inside if not any(p.startswith(".") for p in file.relative_to(path).parts)]
+            if not inside:
+                raise UserError(f"the folder {path} holds no file to read; expected one of {' '.join(SUFFIXES)}")
+            found += inside
+        elif not path.is_file():
+            raise UserError(f"there is no file {path}; check the path")
+        elif path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{path} has the suffix {path.suffix!r}; expected one of {' '.join(SUFFIXES)}")
+        else:
+            found.append(path)
+    return found
+
+
+def read(paths: str | Path | Iterable[str | Path], *, columns: Mapping[str, str] | None = None) -> Iterator[Read]:
+    """Every record of every file, in order, each with its place; what cannot be read is a Problem in its place.
+
+    Args:
+        paths: files or folders, one or many.
+        columns: wanted name -> name in the file: a mapping for plain tables, e.g. {"prompt": "frage", "response": "antwort"}.
+
+    Raises:
+        UserError: a path is missing, a file is empty, or an optional package for its kind is not installed.
+    """
+    for path in find([paths] if isinstance(paths, str | Path) else paths):
+        if path.stat().st_size == 0:
+            raise UserError(f"{path} is empty; give a file with at least one row")
+        any_record = False
+        for where, record in _read_file(path):
+            any_record = True
+            yield where, (_renamed(record, columns, where) if columns and not isinstance(record, Problem) else record)
+        if not any_record:
+            raise UserError(f"{path} holds no row; give a file with at least one row")
+
+
+def _read_file(path: Path) -> Iterator[Read]:
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".ndjson"):
+        return _read_jsonl(path)
+    if suffix == ".json":
+        return _read_json(path)
+    if suffix in (".csv", ".tsv"):
+        return _read_csv(path, "\t" if suffix == ".tsv" else ",")
+    if suffix in TABLES:
+        return _read_arrow(path)
+    return _read_document(path)
+
+
+def _renamed(record: Record, columns: Mapping[str, str], where: Where) -> Record | Problem:
+    missing = [name for name in columns.values() if name not in record]
+    if missing:
+        have = ", ".join(list(record)[:8])
+        return Problem(where._replace(column=missing[0]), f"there is no column {missing[0]!r}; the row has {have}")
+    taken = set(columns.values())
+    return {name: record[old] for name, old in columns.items()} | {
+        name: value for name, value in record.items() if name not in taken and name not in columns
+    }
+
+
+def _parse(text: str, where: Where) -> Record | Problem:
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        return Problem(where, f"broken JSON at character {error.pos + 1}: {error.msg}")
+    except (RecursionError, ValueError) as error:
+        return Problem(where, f"JSON that cannot be read: {error}")
+    if not isinstance(record, dict):
+        return Problem(where, f"expected an object {{...}}, found {_kind(record)}")
+    return record
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def decode(raw: bytes, where: Where) -> str | Problem:
+    """UTF-8 (or UTF-16 with its mark) to text without a byte order mark; NUL and undecodable bytes are a Problem."""
+    encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        return Problem(
+            where, f"byte {raw[error.start]:#04x} at {error.start + 1} is not {encoding[:6].rstrip('-')} text"
+        )
+    if "\x00" in text:
+        return Problem(where, f"a NUL character at {text.index(chr(0)) + 1}; this is not a text file")
+    return text
+
+
+def _read_jsonl(path: Path) -> Iterator[Read]:
+    with path.open("rb") as file:
+        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            whole = decode(path.read_bytes(), Where(str(path)))
+            lines: Iterable[bytes] = whole.encode().splitlines(keepends=True) if isinstance(whole, str) else ()
+        else:
+            file.seek(0)
+            lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+        number = 0
+        skipping = False
+        for raw in lines:
+            was_skipping, skipping = skipping, len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n")
+            if was_skipping:
+                continue
+            number += 1
+            where = Where(str(path), number)
+            if skipping:
+                yield where, Problem(where, f"a line of more than {MAX_LINE_BYTES:,} bytes; split it")
+            elif raw.strip():
+                text = decode(raw, where)
+                yield where, text if isinstance(text, Problem) else _parse(text, where)
+
+
+def _read_json(path: Path) -> Iterator[Read]:
+    """One array of objects, one object (with its rows under `instances`, `data` or `rows`, or a row itself)."""
+    top = Where(str(path))
+    text = decode(path.read_bytes(), top)
+    if isinstance(text, Problem):
+        yield top, text
+        return
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            yield from _read_jsonl(path)
+            return
+        where = top._replace(row=error.lineno)
+        yield where, Problem(where, f"broken JSON at line {error.lineno}, character {error.colno}: {error.msg}")
+        return
+    except (RecursionError, ValueError) as error:
+        yield top, Problem(top, f"JSON that cannot be read: {error}")
+        return
+    kind = data.get("type") if isinstance(data, dict) else None
+    rows = data
+    if isinstance(data, dict):
+        rows = next((data[key] for key in ("instances", "data", "rows") if isinstance(data.get(key), list)), [data])
+    if not isinstance(rows, list):
+        yield top, Problem(top, f"expected a list of objects, found {_kind(rows)}")
+        return
+    for number, row in enumerate(rows, 1):
+        where = Where(str(path), number)
+        if not isinstance(row, dict):
+            yield where, Problem(where, f"expected an object {{...}}, found {_kind(row)}")
+        elif isinstance(kind, str) and rows is data.get("instances"):
+            yield where, {**row, TYPE_KEY: kind}
+        else:
+            yield where, row
+
+
+def _read_csv(path: Path, delimiter: str) -> Iterator[Read]:
+    text = decode(path.read_bytes(), Where(str(path)))
+    if isinstance(text, Problem):
+        yield Where(str(path)), text
+        return
+    csv.field_size_limit(MAX_LINE_BYTES)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    line = 1
+    try:
+        for cells in reader:
+            where, line = Where(str(path), line), reader.line_num + 1
+            if not any(cells):
+                continue
+            if header is None:
+                header = [cell.strip() for cell in cells]
+                twice = sorted({name for name in header if header.count(name) > 1})
+                if twice:
+                    raise UserError(f"{path} has two columns named {twice[0]!r}; rename one")
+            elif len(cells) != len(header):
+                yield where, Problem(where, f"{len(cells)} cells where the header has {len(header)}")
+            else:
+                yield where, dict(zip(header, cells))
+    except csv.Error as error:
+        where = Where(str(path), reader.line_num)
+        yield where, Problem(where, f"broken table from here on: {error}")
+
+
+def _read_arrow(path: Path) -> Iterator[Read]:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(f"reading {path.name} needs pyarrow; install it with: pip install 'bottega[data]'") from error
+    number = 0
+    try:
+        for batch in _arrow_batches(path, pyarrow):
+            for record in batch.to_pylist():
+                number += 1
+                yield Where(str(path), number), record
+    except (pyarrow.ArrowException, OSError) as error:
+        where = Where(str(path), number + 1)
+        yield where, Problem(where, f"not a readable {path.suffix[1:]} file: {str(error).splitlines()[0]}")
+
+
+def _arrow_batches(path: Path, pyarrow: Any) -> Iterator[Any]:
+    if path.suffix.lower() == ".parquet":
+        with pyarrow.parquet.ParquetFile(path) as table:
+            yield from table.iter_batches(batch_size=1024)
+        return
+    with pyarrow.memory_map(str(path)) as file:
+        try:
+            opened = pyarrow.ipc.open_file(file)
+        except pyarrow.ArrowInvalid:
+            file.seek(0)
+            yield from pyarrow.ipc.open_stream(file)
+            return
+        for index in range(opened.num_record_batches):
+            yield opened.get_batch(index)
+
+
+def _read_document(path: Path) -> Iterator[Read]:
+    where = Where(str(path), 1)
+    try:
+        text = documents.read_text(path)
+    except documents.Unreadable as error:
+        yield where, Problem(where, str(error))
+        return
+    if not text.strip():
+        yield where, Problem(where, "no text found in this document")
+        return
+    yield where, {"text": text}
