@@ -23,7 +23,7 @@ class Layout:
     """One micro-batch as the model sees it.
 
     ids_BT, positions_BT: token ids and positions (they restart with every sequence). mask_BT: 1 for real tokens, None when
-    packed. geometry: the blocks of a packed row. at_S: index into the B*T hidden states of the state that predicts each
+    there is no padding. geometry: the blocks of a packed row. at_S: index into the B*T hidden states of the state that predicts each
     supervised token. first_Q, last_Q: index of each sequence's first own and last token.
     """
 
@@ -107,7 +107,15 @@ def lay(rows: Sequence[Row], *, packed: bool, pad_id: int = 0, num_prefix: int =
         The layout, and its targets with labels_S, weights_S, sequence_S and row_Q.
     """
     assert rows, "a micro-batch has at least one row"
+    if packed and num_prefix == 0 and _equal(rows):
+        return _lay_padded(rows, pad_id, 0)
     return _lay_packed(rows, num_prefix) if packed else _lay_padded(rows, pad_id, num_prefix)
+
+
+def _equal(rows: Sequence[Row]) -> bool:
+    """Single sequences of one length fill a grid: no padding, and one attention call instead of one a sequence."""
+    length = rows[0].num_tokens
+    return len(rows) > 1 and all(len(r.branches) == 1 and not len(r.prefix.ids) and r.num_tokens == length for r in rows)
 
 
 def _lay_packed(rows: Sequence[Row], num_prefix: int) -> tuple[Layout, Targets]:
@@ -173,7 +181,7 @@ def _lay_padded(rows: Sequence[Row], pad_id: int, num_prefix: int) -> tuple[Layo
     layout = Layout(
         ids_BT=torch.from_numpy(ids),
         positions_BT=torch.from_numpy(np.ascontiguousarray(positions)),
-        mask_BT=torch.from_numpy(mask),
+        mask_BT=None if mask.all() else torch.from_numpy(mask),
         geometry=None,
         at_S=_long(writer.at),
         first_Q=torch.tensor(writer.first),

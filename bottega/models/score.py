@@ -29,6 +29,7 @@ class Scorer(nn.Module):
         attached: what a Method returned.
         vocabulary: number of token ids the model knows.
         head_chunk: rows of logits held at once.
+        precision: fp32, or bf16 (matrix products only). compiled: compile the trunk.
         value: adds a value head (D -> 1) for PPO; zero at the start.
         reference: a frozen copy of the stage's first model, where switching the adapter off is not that.
     """
@@ -39,6 +40,8 @@ class Scorer(nn.Module):
         *,
         vocabulary: int,
         head_chunk: int = 256,
+        precision: str = "fp32",
+        compiled: bool = False,
         value: bool = False,
         reference: nn.Module | None = None,
     ) -> None:
@@ -49,6 +52,8 @@ class Scorer(nn.Module):
         self.reference = [reference]  # in a list: its parameters are not this module's
         self.head = heads.find_head(attached.model, vocabulary)
         self.head_chunk = head_chunk
+        self.precision = precision
+        self.compiled = torch.compile(heads.trunk(attached.model)) if compiled else None
         config = heads.causal_model(attached.model).config
         self.value = nn.Linear(config.hidden_size, 1) if value else None
         if self.value is not None:
@@ -65,12 +70,17 @@ class Scorer(nn.Module):
         Returns:
             The scores by need.
         """
-        with self._as(view) as model:
+        with self._as(view) as model, self._autocast(layout.ids_BT.device.type):
             hidden_SD, flat = self._hidden(model, layout)
             scores: Scores = {}
             for need in needs:
                 scores[need] = self._statistic(need, model, hidden_SD, flat, layout, targets)
             return scores
+
+    def _autocast(self, device: str) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(device, dtype=torch.bfloat16)
 
     @contextlib.contextmanager
     def _as(self, view: View) -> Iterator[nn.Module]:
@@ -94,7 +104,8 @@ class Scorer(nn.Module):
             if self.inputs is not None and self.inputs.num_prefix:
                 geometry.prefix_kv = self.inputs.prefix_kv
             extra["layout"] = geometry
-        out = heads.trunk(model)(
+        call = self.compiled if self.compiled is not None and model is self.model else heads.trunk(model)
+        out = call(
             input_ids=layout.ids_BT,
             attention_mask=layout.mask_BT,
             position_ids=layout.positions_BT,

@@ -51,7 +51,16 @@ def assemble(
         causal_model(attached.model).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if hasattr(causal_model(attached.model), "enable_input_require_grads"):
             causal_model(attached.model).enable_input_require_grads()
-    scorer = Scorer(attached, vocabulary=vocabulary, value="value" in spec.needs, reference=reference)
+    if settings.precision not in ("fp32", "bf16"):
+        raise UserError(f"precision {settings.precision!r} is not known: use fp32 or bf16")
+    scorer = Scorer(
+        attached,
+        vocabulary=vocabulary,
+        precision=settings.precision,
+        compiled=settings.compile,
+        value="value" in spec.needs,
+        reference=reference,
+    )
     wrapped = parallel.wrap(scorer, world, settings.parallel)
     parts = Parts(
         attached=attached,

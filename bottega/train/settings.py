@@ -13,7 +13,8 @@ class LoopSettings:
     warmup (steps), decay (share, for wsd), floor: see schedule.py. clip: largest gradient norm (0: none). eval_every,
     save_every: in steps (0: only at the end). keep: newest checkpoints kept besides the best. early_stop: a metric of the
     evaluation ("" for none), which gets better by falling (early_stop_mode min) or rising (max); the run ends after `patience`
-    evaluations without a new best. self_check: steps watched by guards.SelfCheck (0: none).
+    evaluations without a new best. self_check: steps watched by guards.SelfCheck (0: none). precision: fp32, or bf16 (matrix
+    products in bfloat16, weights and optimizer in float32). compile: compile the trunk; pays in long runs over blocks of one length.
     """
 
     steps: int
@@ -37,4 +38,6 @@ class LoopSettings:
     patience: int = 3
     self_check: int = 5
     checkpointing: bool = False
+    precision: str = "fp32"
+    compile: bool = False
     parallel: str = "ddp"
