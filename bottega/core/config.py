@@ -168,7 +168,7 @@ class _Reader:
         return self.simple(kind, data, path)
 
     def wrong(self, kind: Any, data: Any, path: Keys, more: str = "") -> None:
-        label = ".".join(str(part) for part in path) or "the file"
+        label = next((part for part in reversed(path) if isinstance(part, str)), "the value")
         self.fail(path, f"{label} is {_show(data)}, but needs {name_of(kind)}{more}")
 
     def union(self, kind: Any, data: Any, path: Keys) -> Any:
