@@ -19,7 +19,16 @@ from bottega.core.errors import Unsafe, UserError
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".msgpack")
 """Endings of files that hold pickled objects, or may: they are never opened."""
 
-KNOWN_UNDERSCORES = frozenset({"_name_or_path", "_commit_hash", "_from_model_config", "_attn_implementation_autoset"})
+KNOWN_UNDERSCORES = frozenset(
+    {
+        "_name_or_path",
+        "_commit_hash",
+        "_from_model_config",
+        "_attn_implementation_autoset",
+        "_sliding_window_pattern",
+        "_remove_final_layer_norm",
+    }
+)
 """Keys with a leading underscore that transformers itself has written into configs; all of them are inert."""
 
 CODE_KEYS = frozenset({"auto_map", "attn_implementation", "experts_implementation", "custom_pipelines"})

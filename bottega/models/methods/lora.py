@@ -66,6 +66,8 @@ class Lora:
             raise UserError(f"lora dropout {dropout} is outside 0 to 1; 0 is usual")
         if init not in _PEFT_INIT:
             raise UserError(f"lora init {init!r} is not one of {', '.join(_PEFT_INIT)}")
+        if init == "orthogonal" and rank % 2:
+            raise UserError(f"lora init orthogonal needs an even rank, not {rank}")
         if dora and init in _MUTATING:
             raise UserError(f"lora init {init} cannot be combined with dora; drop one of them")
         if lr_ratio <= 0:
@@ -103,10 +105,9 @@ class Lora:
             trainable_token_indices=_token_rows(model, self.new_tokens),
             task_type="CAUSAL_LM",
         )
-        config.inference_mode = False
-        adapted = get_peft_model(model, config)
         expected = sum(self.rank * (inputs + outputs) + outputs * self.dora for inputs, outputs in shapes.values())
         expected += len(set(self.new_tokens)) * layers.text_config(model).hidden_size * (1 if layers.is_tied(model) else 2)
+        adapted = get_peft_model(model, config)
         attached = _attached(adapted, chosen, self.lr_ratio, starts=_starts(adapted) if self.init in _MUTATING else None)
         trainable = attached.facts["trainable"]
         assert trainable == expected, f"LoRA trains {trainable} numbers, the formula says {expected}"
