@@ -16,6 +16,7 @@ from .facts import Fact, askable, by_subject, facts
 from .phrase import bucket, pick, say, surname
 from .reading import Passage, echo, entry, fresh, handbook, pair, record, table
 from .render import chat, plain, render
+from .sketches import sketch
 from .stories import counting, story
 
 Row = dict[str, Any]
@@ -28,19 +29,19 @@ SYSTEMS = (
 MIXTURES: dict[str, dict[str, float]] = {
     # first phase: short passages, many questions each, and repeated lines, so that copying is learned early
     "first": {
-        "handbook_short": 26, "entry_short": 12, "record": 12, "echo": 10, "pair_short": 4, "table": 4, "story": 8,
+        "handbook_short": 26, "entry_short": 12, "record": 12, "echo": 10, "pair_short": 4, "table": 4, "story": 8, "sketch": 10,
         "facts": 10, "fact_entry": 3, "dialogue": 2, "how_to": 1, "listing": 1, "review": 1, "sums": 2, "instruction": 4,
     },
     # second phase: the whole world, longer passages
     "main": {
-        "handbook": 20, "handbook_short": 6, "entry": 9, "record": 4, "echo": 2, "pair": 5, "table": 4, "story": 16, "counting": 2,
+        "handbook": 20, "handbook_short": 6, "entry": 9, "record": 4, "echo": 2, "pair": 5, "table": 4, "story": 15, "sketch": 5, "counting": 2,
         "facts": 12, "fact_entry": 4, "dialogue": 4, "how_to": 1.5, "listing": 1.5, "review": 1.5, "sums": 5, "instruction": 6,
         "foreign": 2, "notice": 1.5,
     },
     # what replay and retention look at: everything that is not read from a passage, and a little that is
     "old_world": {
         "facts": 40, "fact_entry": 14, "dialogue": 10, "how_to": 3, "listing": 3, "review": 4, "sums": 8, "instruction": 6,
-        "story": 5, "handbook": 4, "foreign": 3, "notice": 3,
+        "story": 5, "sketch": 3, "handbook": 4, "foreign": 3, "notice": 3,
     },
 }  # fmt: skip
 
@@ -118,7 +119,7 @@ def _echo_row(rng: Random, split: str) -> Row:
 _READING: dict[str, tuple[Callable[..., Passage], tuple[int, ...]]] = {
     "handbook_short": (handbook, (2, 4)), "handbook": (handbook, (3, 7)), "entry_short": (entry, (2, 3)), "entry": (entry, (2, 6)),
     "pair_short": (pair, (1, 2)), "pair": (pair, (1, 3)), "table": (table, (2, 5)), "record": (record, (2, 5)),
-    "story": (story, (1, 3)), "counting": (counting, ()),
+    "sketch": (sketch, (1, 3)), "story": (story, (1, 3)), "counting": (counting, ()),
 }  # fmt: skip
 _PLAIN: dict[str, Callable[[Random, str], str]] = {
     "dialogue": reg.dialogue, "how_to": reg.how_to, "listing": reg.listing, "sums": reg.sums, "foreign": reg.foreign,

@@ -11,10 +11,11 @@ from .phrase import pick
 from .reading import Passage, entry, fresh, handbook, pair, record, table
 from .registers import arithmetic_pair
 from .render import chat, first_answer, plain, render
+from .sketches import sketch
 from .stories import counting, story
 
 Row = dict[str, Any]
-READERS = {"handbook": handbook, "story": story, "entry": entry, "table": table, "pair": pair, "record": record, "counting": counting}
+READERS = {"handbook": handbook, "story": story, "entry": entry, "table": table, "pair": pair, "record": record, "counting": counting, "sketch": sketch}
 FORMS = ("plain", "chat")
 
 
