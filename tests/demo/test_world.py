@@ -1,4 +1,5 @@
-"""The world's promises: the same text for the same seed, true answers, splits that share nothing. Left out: how well a model learns it."""
+"""The world's promises: the same text for the same seed, true answers, splits that share nothing. Left out: how well
+a model learns it."""
 
 import json
 import re
@@ -7,7 +8,17 @@ from random import Random
 
 import pytest
 
-from bottega.demo.world import MIXTURES, SPECIAL_TOKENS, arithmetic_probes, documents, fact_probes, is_right, old_world_text, reading_probes, write_corpus
+from bottega.demo.world import (
+    MIXTURES,
+    SPECIAL_TOKENS,
+    arithmetic_probes,
+    documents,
+    fact_probes,
+    is_right,
+    old_world_text,
+    reading_probes,
+    write_corpus,
+)
 from bottega.demo.world.corpus import _READING
 from bottega.demo.world.facts import facts
 from bottega.demo.world.phrase import article, bucket, join, plural, say
@@ -91,7 +102,9 @@ def test_fact_probes_of_dev_and_test_share_nothing():
 
 def test_sums_of_the_probes_are_never_practised(train):
     for row in train:
-        for a, sign, b, c in re.findall(r"(\d+) (\+|-|plus|minus) (\d+)(?:\?<\|end\|>\n<\|assistant\|>\n|\? A: | = | is )(\d+)", row["text"]):
+        for a, sign, b, c in re.findall(
+            r"(\d+) (\+|-|plus|minus) (\d+)(?:\?<\|end\|>\n<\|assistant\|>\n|\? A: | = | is )(\d+)", row["text"]
+        ):
             assert not held_sum(int(a), int(b))
             assert int(c) == (int(a) + int(b) if sign in "+plus" else int(a) - int(b))
     assert all(is_right(row["answer"], row["answer"]) for row in arithmetic_probes(1, 50))
@@ -116,13 +129,22 @@ def test_every_mixture_draws_every_one_of_its_registers():
 
 def test_the_chat_form_is_exact():
     assert render(chat("Hi", "Yes")) == "<|user|>\nHi<|end|>\n<|assistant|>\nYes<|end|>\n"
-    assert render(chat("Hi", system="Be brief."), prompt=True) == "<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\n"
+    assert (
+        render(chat("Hi", system="Be brief."), prompt=True)
+        == "<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\n"
+    )
     assert plain("Who?", "Ivo") == "Q: Who? A: Ivo"
     assert first_answer(" Ivo<|end|>\nmore") == "Ivo"
 
 
 def test_small_words_are_right():
-    assert [plural(w) for w in ("knife", "box", "berry", "day", "trout")] == ["knives", "boxes", "berries", "days", "trout"]
+    assert [plural(w) for w in ("knife", "box", "berry", "day", "trout")] == [
+        "knives",
+        "boxes",
+        "berries",
+        "days",
+        "trout",
+    ]
     assert (article("apple"), article("mill"), join(["a", "b", "c"])) == ("an apple", "a mill", "a, b and c")
     assert say(Random(1), "(x|x) {n}", n=3) == "x 3"
 

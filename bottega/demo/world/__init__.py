@@ -5,6 +5,19 @@ from .probes import arithmetic_probes, fact_probes, is_right, reading_probes
 from .render import CHAT_TEMPLATE, SPECIAL_TOKENS, chat, first_answer, plain, render
 
 __all__ = [
-    "CHAT_TEMPLATE", "MIXTURES", "SPECIAL_TOKENS", "arithmetic_probes", "chat", "documents", "fact_probes", "first_answer",
-    "is_right", "old_world_text", "plain", "reading_probes", "render", "write_corpus", "write_jsonl",
-]  # fmt: skip
+    "CHAT_TEMPLATE",
+    "MIXTURES",
+    "SPECIAL_TOKENS",
+    "arithmetic_probes",
+    "chat",
+    "documents",
+    "fact_probes",
+    "first_answer",
+    "is_right",
+    "old_world_text",
+    "plain",
+    "reading_probes",
+    "render",
+    "write_corpus",
+    "write_jsonl",
+]

@@ -1,6 +1,7 @@
-"""The invented company of the demo: documents in a jargon the base never saw, and its facts with questions.
+"""The invented company of the demo: documents in a jargon the base never saw, and its facts.
 
-Halvard & Oyelaran builds weather organs. Everything is fixed by `COMPANY_SEED`, except which documents are held out: that is the seed's.
+Halvard & Oyelaran builds weather organs. Everything is fixed by `COMPANY_SEED`, except which documents are held out:
+that is the seed's.
 Left out: any link to the old world, so that forgetting and learning can be told apart.
 """
 
@@ -13,11 +14,29 @@ from .themes import parse
 
 COMPANY = "Zephyrwerk"
 COMPANY_SEED = 4242
-PRODUCTS = ("Aeolophon", "Brontograph", "Cirrostat", "Drizzlemeter", "Eolina", "Frostgong", "Galehorn", "Hygrovox", "Isobarion", "Jetpipe")
+PRODUCTS = (
+    "Aeolophon",
+    "Brontograph",
+    "Cirrostat",
+    "Drizzlemeter",
+    "Eolina",
+    "Frostgong",
+    "Galehorn",
+    "Hygrovox",
+    "Isobarion",
+    "Jetpipe",
+)
 UNITS = ("Guild of Valves", "Bureau of Gusts", "Resonance Cell", "Mistworks", "Ledger Chamber", "Thunder Desk")
 SITES = ("Quay Nine", "Upper Spindle", "Old Kiln", "Gantry Hill", "Saltpan Row", "Wharf Street")
 STATES = ("SHRILL", "MUTE", "WARPED", "CLOGGED", "CRACKED", "DAMP")
-CLERKS = ("Xiomara Fjeldt", "Thaddeus Okonkwo", "Ysabeau Marchetti", "Balthazar Nyqvist", "Philippa Zhu", "Gwendolyn Aagaard")
+CLERKS = (
+    "Xiomara Fjeldt",
+    "Thaddeus Okonkwo",
+    "Ysabeau Marchetti",
+    "Balthazar Nyqvist",
+    "Philippa Zhu",
+    "Gwendolyn Aagaard",
+)
 GRADES = ("amber-1", "amber-2", "cobalt-1", "cobalt-2", "umber-1", "umber-2")
 
 # Facts of units and products; `+` in documents and training, `?` taught, `!` asked at the end in unseen wordings.
@@ -94,7 +113,9 @@ def company_facts() -> tuple[CompanyFact, ...]:
     hours = rng.sample(range(4, 13), len(UNITS))
     prices = rng.sample(range(11, 99), len(PRODUCTS))
     plan = [(u, UNIT_FACTS, (heads[i], sites[i], str(hours[i]))) for i, u in enumerate(UNITS)]
-    plan += [(p, PRODUCT_FACTS, (rng.choice(GRADES), str(prices[i]), rng.choice(CLERKS))) for i, p in enumerate(PRODUCTS)]
+    plan += [
+        (p, PRODUCT_FACTS, (rng.choice(GRADES), str(prices[i]), rng.choice(CLERKS))) for i, p in enumerate(PRODUCTS)
+    ]
     for subject, blocks, values in plan:
         for attribute, value in zip(parse(blocks), values, strict=True):
             fill = {"s": subject, "v": value}
@@ -105,27 +126,48 @@ def company_facts() -> tuple[CompanyFact, ...]:
 
 
 _PROCEDURE = (
-    "Vent the {p} through the lee sluice until the needle rests on {g}.", "Chalk the reed-plate and strike it {n} times with the felt maul.",
-    "Log the breath-number in the grey folio, never in the blue one.", "Hand the tally slip to the {u} before the second siren.",
-    "If the {p} reads {s}, ground the manifold and fetch a warden.", "Seat the collar-ring a quarter turn past the notch.",
-    "Purge the condensate trap, then re-seal it with tallow wax.", "Do not sing near an open {p}.",
-    "Balance the counter-bellows against the {g} weight.", "Countersign the docket in violet ink and file it under {q}.",
-)  # fmt: skip
+    "Vent the {p} through the lee sluice until the needle rests on {g}.",
+    "Chalk the reed-plate and strike it {n} times with the felt maul.",
+    "Log the breath-number in the grey folio, never in the blue one.",
+    "Hand the tally slip to the {u} before the second siren.",
+    "If the {p} reads {s}, ground the manifold and fetch a warden.",
+    "Seat the collar-ring a quarter turn past the notch.",
+    "Purge the condensate trap, then re-seal it with tallow wax.",
+    "Do not sing near an open {p}.",
+    "Balance the counter-bellows against the {g} weight.",
+    "Countersign the docket in violet ink and file it under {q}.",
+)
 _HEADS = ("Standing Order", "Gale Bulletin", "Tuning Protocol", "Warden's Memorandum", "Manifold Notice")
 _CLAUSES = (
-    "per ZW-norm {n}", "subject to the {u}'s seal", "without prejudice to Clause {n}", "as minuted at {q}", "under lee conditions",
-)  # fmt: skip
+    "per ZW-norm {n}",
+    "subject to the {u}'s seal",
+    "without prejudice to Clause {n}",
+    "as minuted at {q}",
+    "under lee conditions",
+)
 
 
 def company_document(rng: Random) -> str:
-    """Write one document in markdown: an order with its number, a purpose, numbered steps and what the company knows."""
+    """Write one document in markdown: an order with its number, a purpose, numbered steps and what the company
+    knows."""
     unit, product = pick(rng, UNITS), pick(rng, PRODUCTS)
     known = [f for f in company_facts() if f.subject in (unit, product)]
     true = {fact.name: fact.answer for fact in known}
     fill = {"p": product, "u": unit, "q": true["site"], "g": true["grade"], "s": pick(rng, STATES)}
-    lines = [f"# {pick(rng, _HEADS)} ZW-{rng.randrange(100, 1000)}: {product}", "", f"**Issued by:** {unit}, {true['site']}  "]
+    lines = [
+        f"# {pick(rng, _HEADS)} ZW-{rng.randrange(100, 1000)}: {product}",
+        "",
+        f"**Issued by:** {unit}, {true['site']}  ",
+    ]
     lines += [f"**Grade:** {true['grade']}", "", "## Purpose", ""]
-    lines.append(say(rng, "(This order governs|This bulletin amends) the (venting|tuning|purging) of the {p}, {c}.", p=product, c=pick(rng, _CLAUSES).format(n=rng.randrange(2, 60), **fill)))
+    lines.append(
+        say(
+            rng,
+            "(This order governs|This bulletin amends) the (venting|tuning|purging) of the {p}, {c}.",
+            p=product,
+            c=pick(rng, _CLAUSES).format(n=rng.randrange(2, 60), **fill),
+        )
+    )
     lines += ["", "## Procedure", ""]
     for i, step in enumerate(rng.sample(_PROCEDURE, rng.randint(3, 5)), 1):
         lines.append(f"{i}. {step.format(n=rng.randrange(2, 10), **fill)}")

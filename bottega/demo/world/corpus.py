@@ -1,6 +1,7 @@
 """The corpus: registers drawn by weight into rows of text, and the files that a pretraining run reads.
 
-Every row has `text` (rendered, without the final end-of-text token, which packing adds) and `register`; chat rows also carry `messages`.
+Every row has `text` (rendered, without the final end-of-text token, which packing adds) and `register`; chat rows
+also carry `messages`.
 Left out: tokenizing and packing, which belong to the pipeline.
 """
 
@@ -21,29 +22,75 @@ from .stories import counting, story
 
 Row = dict[str, Any]
 SYSTEMS = (
-    "Answer briefly.", "You are the apprentice of the workshop.", "Read the text and answer the question.",
-    "You are a helpful clerk. Give short answers.", "Answer with the facts only.", "You help the people of the village.",
-)  # fmt: skip
+    "Answer briefly.",
+    "You are the apprentice of the workshop.",
+    "Read the text and answer the question.",
+    "You are a helpful clerk. Give short answers.",
+    "Answer with the facts only.",
+    "You help the people of the village.",
+)
 
 # Weights are shares of documents, not of tokens. The figures behind them are in docs/LOG.md.
 MIXTURES: dict[str, dict[str, float]] = {
     # first phase: short passages, many questions each, and repeated lines, so that copying is learned early
     "first": {
-        "handbook_short": 26, "entry_short": 12, "record": 12, "echo": 10, "pair_short": 4, "table": 4, "story": 8, "sketch": 10,
-        "facts": 10, "fact_entry": 3, "dialogue": 2, "how_to": 1, "listing": 1, "review": 1, "sums": 2, "instruction": 4,
+        "handbook_short": 26,
+        "entry_short": 12,
+        "record": 12,
+        "echo": 10,
+        "pair_short": 4,
+        "table": 4,
+        "story": 8,
+        "sketch": 10,
+        "facts": 10,
+        "fact_entry": 3,
+        "dialogue": 2,
+        "how_to": 1,
+        "listing": 1,
+        "review": 1,
+        "sums": 2,
+        "instruction": 4,
     },
     # second phase: the whole world, longer passages
     "main": {
-        "handbook": 20, "handbook_short": 6, "entry": 9, "record": 4, "echo": 2, "pair": 5, "table": 4, "story": 15, "sketch": 5, "counting": 2,
-        "facts": 12, "fact_entry": 4, "dialogue": 4, "how_to": 1.5, "listing": 1.5, "review": 1.5, "sums": 5, "instruction": 6,
-        "foreign": 2, "notice": 1.5,
+        "handbook": 20,
+        "handbook_short": 6,
+        "entry": 9,
+        "record": 4,
+        "echo": 2,
+        "pair": 5,
+        "table": 4,
+        "story": 15,
+        "sketch": 5,
+        "counting": 2,
+        "facts": 12,
+        "fact_entry": 4,
+        "dialogue": 4,
+        "how_to": 1.5,
+        "listing": 1.5,
+        "review": 1.5,
+        "sums": 5,
+        "instruction": 6,
+        "foreign": 2,
+        "notice": 1.5,
     },
     # what replay and retention look at: everything that is not read from a passage, and a little that is
     "old_world": {
-        "facts": 40, "fact_entry": 14, "dialogue": 10, "how_to": 3, "listing": 3, "review": 4, "sums": 8, "instruction": 6,
-        "story": 5, "sketch": 3, "handbook": 4, "foreign": 3, "notice": 3,
+        "facts": 40,
+        "fact_entry": 14,
+        "dialogue": 10,
+        "how_to": 3,
+        "listing": 3,
+        "review": 4,
+        "sums": 8,
+        "instruction": 6,
+        "story": 5,
+        "sketch": 3,
+        "handbook": 4,
+        "foreign": 3,
+        "notice": 3,
     },
-}  # fmt: skip
+}
 
 
 def _row(register: str, text: str) -> Row:
@@ -61,7 +108,11 @@ def _body(passage: Passage) -> str:
 
 def _reading_row(rng: Random, register: str, passage: Passage, most: int = 5) -> Row:
     """Put several questions after a passage: 55 in 100 as plain lines, 38 as chat turns, the rest bare."""
-    asks, body, draw = rng.sample(passage.asks, min(len(passage.asks), rng.randint(2, most))), _body(passage), rng.random()
+    asks, body, draw = (
+        rng.sample(passage.asks, min(len(passage.asks), rng.randint(2, most))),
+        _body(passage),
+        rng.random(),
+    )
     if draw < 0.55:
         return _row(register, body + "\n" + "\n".join(plain(a.question, a.answer) for a in asks))
     if draw < 0.93:
@@ -109,7 +160,9 @@ def _echo_row(rng: Random, split: str) -> Row:
     if rng.random() < 0.35:
         return _reading_row(rng, "echo", fresh(echo, rng, split), 3)
     pool = (words.THINGS, words.PLACES, words.TRAITS, words.PRODUCTS, words.MATERIALS, words.ROOMS, tuple(words.FOODS))
-    items = [surname(rng, split) if rng.random() < 0.4 else pick(rng, pick(rng, pool)) for _ in range(rng.randint(3, 12))]
+    items = [
+        surname(rng, split) if rng.random() < 0.4 else pick(rng, pick(rng, pool)) for _ in range(rng.randint(3, 12))
+    ]
     line = pick(rng, (" ", ", ")).join(items)
     if rng.random() < 0.3:
         return _chat_row(rng, "echo", [say(rng, "(Repeat|Copy|Write again): {l}", l=line), line])
@@ -117,17 +170,33 @@ def _echo_row(rng: Random, split: str) -> Row:
 
 
 _READING: dict[str, tuple[Callable[..., Passage], tuple[int, ...]]] = {
-    "handbook_short": (handbook, (2, 4)), "handbook": (handbook, (3, 7)), "entry_short": (entry, (2, 3)), "entry": (entry, (2, 6)),
-    "pair_short": (pair, (1, 2)), "pair": (pair, (1, 3)), "table": (table, (2, 5)), "record": (record, (2, 5)),
-    "sketch": (sketch, (1, 3)), "story": (story, (1, 3)), "counting": (counting, ()),
-}  # fmt: skip
+    "handbook_short": (handbook, (2, 4)),
+    "handbook": (handbook, (3, 7)),
+    "entry_short": (entry, (2, 3)),
+    "entry": (entry, (2, 6)),
+    "pair_short": (pair, (1, 2)),
+    "pair": (pair, (1, 3)),
+    "table": (table, (2, 5)),
+    "record": (record, (2, 5)),
+    "sketch": (sketch, (1, 3)),
+    "story": (story, (1, 3)),
+    "counting": (counting, ()),
+}
 _PLAIN: dict[str, Callable[[Random, str], str]] = {
-    "dialogue": reg.dialogue, "how_to": reg.how_to, "listing": reg.listing, "sums": reg.sums, "foreign": reg.foreign,
-    "notice": reg.notice, "review": lambda rng, split: reg.review(rng, split)[0],
-}  # fmt: skip
+    "dialogue": reg.dialogue,
+    "how_to": reg.how_to,
+    "listing": reg.listing,
+    "sums": reg.sums,
+    "foreign": reg.foreign,
+    "notice": reg.notice,
+    "review": lambda rng, split: reg.review(rng, split)[0],
+}
 _OWN: dict[str, Callable[[Random, str], Row]] = {
-    "facts": _facts_row, "fact_entry": _fact_entry_row, "instruction": _instruction_row, "echo": _echo_row,
-}  # fmt: skip
+    "facts": _facts_row,
+    "fact_entry": _fact_entry_row,
+    "instruction": _instruction_row,
+    "echo": _echo_row,
+}
 
 
 def _document(rng: Random, register: str, split: str) -> Row:
@@ -141,13 +210,16 @@ def _document(rng: Random, register: str, split: str) -> Row:
             return row
 
 
-def documents(seed: int, count: int, *, split: str = "train", mixture: str | Mapping[str, float] | None = None) -> Iterator[Row]:
+def documents(
+    seed: int, count: int, *, split: str = "train", mixture: str | Mapping[str, float] | None = None
+) -> Iterator[Row]:
     """Yield `count` documents of the world, the same ones for the same arguments.
 
     Args:
         seed: any integer; splits stay disjoint whatever the seeds, because checksums own names and texts.
         count: number of rows.
-        split: "train", "replay" (training text that never mentions the facts kept for retention probes), "dev" or "test".
+        split: "train", "replay" (training text that never mentions the facts kept for retention probes), "dev" or
+        "test".
         mixture: a name in `MIXTURES` (default "main") or a register -> weight mapping.
     """
     weights = MIXTURES[mixture or "main"] if mixture is None or isinstance(mixture, str) else mixture
@@ -172,8 +244,11 @@ def write_jsonl(path: Path, rows: Iterator[Row] | list[Row]) -> int:
     return count
 
 
-def write_corpus(folder: str | Path, seed: int, *, first: int = 100_000, main: int = 300_000, held: int = 1_500, probes: int = 300) -> dict[str, int]:
-    """Write the pretraining files: first.jsonl and main.jsonl (the two phases), val.jsonl, test.jsonl and probes/*.jsonl.
+def write_corpus(
+    folder: str | Path, seed: int, *, first: int = 100_000, main: int = 300_000, held: int = 1_500, probes: int = 300
+) -> dict[str, int]:
+    """Write the pretraining files: first.jsonl and main.jsonl (the two phases), val.jsonl, test.jsonl and
+    probes/*.jsonl.
 
     Args:
         folder: made if missing.
@@ -189,10 +264,17 @@ def write_corpus(folder: str | Path, seed: int, *, first: int = 100_000, main: i
 
     root = Path(folder)
     (root / "probes").mkdir(parents=True, exist_ok=True)
-    plan = {"first": ("train", "first", first), "main": ("train", "main", main), "val": ("dev", "main", held), "test": ("test", "main", held)}
+    plan = {
+        "first": ("train", "first", first),
+        "main": ("train", "main", main),
+        "val": ("dev", "main", held),
+        "test": ("test", "main", held),
+    }
     written = {}
     for name, (split, mixture, count) in plan.items():
-        written[f"{name}.jsonl"] = write_jsonl(root / f"{name}.jsonl", documents(seed, count, split=split, mixture=mixture))
+        written[f"{name}.jsonl"] = write_jsonl(
+            root / f"{name}.jsonl", documents(seed, count, split=split, mixture=mixture)
+        )
     for name, rows in probe_files(seed, probes).items():
         written[f"probes/{name}.jsonl"] = write_jsonl(root / "probes" / f"{name}.jsonl", rows)
     return written

@@ -3,7 +3,7 @@
 Left out: facts of the real world beyond what the word lists hold; the apprentice knows its own village only.
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from random import Random
 from typing import NamedTuple
 
@@ -218,12 +218,23 @@ def _subjects() -> list[tuple[str, str, str, tuple[str, ...]]]:
     firsts = rng.sample(words.WOMEN + words.MEN, NUM_PEOPLE)
     rows: list[tuple[str, str, str, tuple[str, ...]]] = []
     for first, last in zip(firsts, family, strict=False):
-        values = (article(rng.choice(list(words.JOBS))), rng.choice(towns), article(rng.choice(list(words.ANIMALS))),
-                  rng.choice(words.HOBBIES), rng.choice(words.COLOURS), rng.choice(words.DISHES))  # fmt: skip
+        values = (
+            article(rng.choice(list(words.JOBS))),
+            rng.choice(towns),
+            article(rng.choice(list(words.ANIMALS))),
+            rng.choice(words.HOBBIES),
+            rng.choice(words.COLOURS),
+            rng.choice(words.DISHES),
+        )
         rows.append(("person", PEOPLE, f"{first} {last}", values))
     for i, town in enumerate(towns):
-        values = (words.PRODUCTS[i % len(words.PRODUCTS)], rng.choice(rivers), mayors[i % len(mayors)],
-                  rng.choice(words.DAYS), rng.choice(("north", "south", "east", "west")))  # fmt: skip
+        values = (
+            words.PRODUCTS[i % len(words.PRODUCTS)],
+            rng.choice(rivers),
+            mayors[i % len(mayors)],
+            rng.choice(words.DAYS),
+            rng.choice(("north", "south", "east", "west")),
+        )
         rows.append(("town", TOWNS, town, values))
     rows += [("animal", ANIMALS, name, (k, h, f, t)) for name, (k, h, f, _, t) in words.ANIMALS.items()]
     rows += [("tool", TOOLS, name, values) for name, values in words.TOOLS.items()]
@@ -239,7 +250,10 @@ def facts() -> tuple[Fact, ...]:
     for theme, blocks, subject, values in _subjects():
         for attribute, value in zip(parse(blocks), values, strict=True):
             fill = {"s": subject, "v": value}
-            fixed = [tuple(capital(line.format(**fill)) for line in lines) for lines in (attribute.statements, attribute.questions, attribute.held)]
+            fixed = [
+                tuple(capital(line.format(**fill)) for line in lines)
+                for lines in (attribute.statements, attribute.questions, attribute.held)
+            ]
             draw = rng.random()
             result.append(Fact(subject, theme, *fixed, value, asked=draw > 0.06, replayed=rng.random() < 0.5))
     return tuple(result)
@@ -254,7 +268,7 @@ def by_subject() -> dict[str, tuple[Fact, ...]]:
     return {subject: tuple(group) for subject, group in groups.items()}
 
 
-@lru_cache(maxsize=None)
+@cache
 def askable(split: str) -> tuple[Fact, ...]:
     """Give the facts that a split may mention: all that are asked, and for "replay" only the replayed half of them."""
     return tuple(fact for fact in facts() if fact.asked and (fact.replayed or split != "replay"))

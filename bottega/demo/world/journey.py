@@ -1,7 +1,10 @@
-"""The four stages of the demo as data: documents, a task, instructions with new facts, preferences; rows to train on, probes to be measured by.
+"""The four stages of the demo as data: documents, a task, instructions with new facts, preferences; rows to train on,
+probes to be measured by.
 
-Training rows have `text`, `messages`, or `prompt`, `chosen`, `rejected`. Probe rows have `prompt`, `answer`, `kind`, `stage`; `check(row, text)` judges.
-"dev" and "test" probes are disjoint from each other and from training, by checksum or by wording. Left out: training itself.
+Training rows have `text`, `messages`, or `prompt`, `chosen`, `rejected`. Probe rows have `prompt`, `answer`, `kind`,
+`stage`; `check(row, text)` judges.
+"dev" and "test" probes are disjoint from each other and from training, by checksum or by wording. Left out: training
+itself.
 """
 
 from collections.abc import Callable
@@ -21,7 +24,15 @@ Row = dict[str, Any]
 POLITE = ("At your service.", "Always a pleasure.", "Glad to help.")
 POLITE_SHARE = 0.1  # of the instruct rows, so that the behaviour has mass before alignment
 
-WRAPPERS = ("{q}", "Please answer: {q}", "Tell me: {q}", "A question: {q}", "{q} Answer briefly.", "Quick question. {q}", "Hello. {q}")
+WRAPPERS = (
+    "{q}",
+    "Please answer: {q}",
+    "Tell me: {q}",
+    "A question: {q}",
+    "{q} Answer briefly.",
+    "Quick question. {q}",
+    "Hello. {q}",
+)
 HELD_WRAPPERS = {
     "dev": ("Can you help me? {q}", "{q} Please be quick.", "I would like to know this. {q}"),
     "test": ("Here is something to solve. {q}", "{q} Thank you in advance.", "My question is this: {q}"),
@@ -67,8 +78,16 @@ _TICKET = (
 
 
 def _ticket(rng: Random) -> tuple[str, str]:
-    fill = {"p": pick(rng, PRODUCTS), "q": pick(rng, SITES), "s": pick(rng, STATES).lower(), "u": pick(rng, UNITS), "c": pick(rng, CLERKS)}
-    text = say(rng, pick(rng, _TICKET), n=rng.randrange(100, 10_000), h=rng.randrange(1, 13), g=pick(rng, GRADES), **fill)
+    fill = {
+        "p": pick(rng, PRODUCTS),
+        "q": pick(rng, SITES),
+        "s": pick(rng, STATES).lower(),
+        "u": pick(rng, UNITS),
+        "c": pick(rng, CLERKS),
+    }
+    text = say(
+        rng, pick(rng, _TICKET), n=rng.randrange(100, 10_000), h=rng.randrange(1, 13), g=pick(rng, GRADES), **fill
+    )
     return text, f"product={fill['p']}; site={fill['q']}; fault={fill['s']}"
 
 
@@ -98,7 +117,13 @@ def task_probes(split: str, seed: int, count: int) -> list[Row]:
 
 
 def _probe(stage: str, kind: str, request: str, answer: str) -> Row:
-    return {"prompt": render(chat(request), prompt=True), "request": request, "answer": answer, "kind": kind, "stage": stage}
+    return {
+        "prompt": render(chat(request), prompt=True),
+        "request": request,
+        "answer": answer,
+        "kind": kind,
+        "stage": stage,
+    }
 
 
 def _request(rng: Random, kind: str, split: str) -> tuple[str, str]:
@@ -148,7 +173,8 @@ def instruct_probes(split: str, seed: int, count: int) -> list[Row]:
 
 
 def new_fact_probes(split: str, seed: int) -> list[Row]:
-    """Ask every company fact in one unseen wording: "dev" uses the first held wording, "test" the second; `seed` shuffles."""
+    """Ask every company fact in one unseen wording: "dev" uses the first held wording, "test" the second; `seed`
+    shuffles."""
     spot = {"dev": 0, "test": 1}[split]
     rows = [_probe("instruct", "company_fact", fact.held[spot], fact.answer) for fact in company_facts()]
     Random(f"facts/{seed}").shuffle(rows)
@@ -173,11 +199,13 @@ def align_rows(seed: int, count: int) -> list[Row]:
     for _ in range(count):
         question, answer = _plain_requests(rng, "train")
         request = pick(rng, WRAPPERS).format(q=question)
-        rows.append({
-            "prompt": chat(request),
-            "chosen": [{"role": "assistant", "content": f"{answer}. {pick(rng, POLITE)}"}],
-            "rejected": [{"role": "assistant", "content": answer}],
-        })  # fmt: skip
+        rows.append(
+            {
+                "prompt": chat(request),
+                "chosen": [{"role": "assistant", "content": f"{answer}. {pick(rng, POLITE)}"}],
+                "rejected": [{"role": "assistant", "content": answer}],
+            }
+        )
     return rows
 
 
@@ -214,6 +242,21 @@ def check(row: Row, text: str) -> bool:
 
 
 __all__ = [
-    "COMPANY", "POLITE", "adapt_held_out", "adapt_rows", "align_probes", "align_rows", "answer_of", "check", "instruct_probes", "instruct_rows",
-    "is_polite", "new_fact_probes", "reading_check_probes", "replay_rows", "retention_probes", "task_probes", "task_rows",
-]  # fmt: skip
+    "COMPANY",
+    "POLITE",
+    "adapt_held_out",
+    "adapt_rows",
+    "align_probes",
+    "align_rows",
+    "answer_of",
+    "check",
+    "instruct_probes",
+    "instruct_rows",
+    "is_polite",
+    "new_fact_probes",
+    "reading_check_probes",
+    "replay_rows",
+    "retention_probes",
+    "task_probes",
+    "task_rows",
+]

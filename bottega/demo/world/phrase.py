@@ -1,12 +1,13 @@
 """Small tools of the generator: wordings with alternatives, invented names, and the checksum that keeps splits apart.
 
-Left out: a grammar engine. A wording is a flat string, `(a|b)` chooses, `{name}` fills in; nesting never paid for itself.
+Left out: a grammar engine. A wording is a flat string, `(a|b)` chooses, `{name}` fills in; nesting never paid for
+itself.
 """
 
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from random import Random
 from typing import TypeVar
 
@@ -20,13 +21,33 @@ _ONSETS = "b br c d dr f fr g gr h k kl l m n p pr qu r s sk st t th tr v vl w y
 _VOWELS = "a e i o u a e i o ai ea ou".split()
 _MIDDLES = "b d g l ll m n nd ng nt r rb rd rl rm rn rt rv s sk st t tt v z lk lv mb x".split()
 _SURNAME_ENDS = "ak an ard as ek el en er eth ic ick in is ix o on or ov oss um und us y a e ini".split()
-_PLACE_ENDS = "bridge bury by dale den don field ford gate ham holm hurst low mere mouth ness stead ton vale wick worth".split()
+_PLACE_ENDS = (
+    "bridge bury by dale den don field ford gate ham holm hurst low mere mouth ness stead ton vale wick worth".split()
+)
 _IRREGULAR = {
-    "loaf": "loaves", "knife": "knives", "leaf": "leaves", "goose": "geese", "mouse": "mice", "sheep": "sheep",
-    "moose": "moose", "reindeer": "reindeer", "trout": "trout", "salmon": "salmon", "pike": "pike", "bellows": "bellows",
-    "shears": "shears", "scales": "scales", "tongs": "tongs", "postman": "postmen", "ferryman": "ferrymen",
-    "mortar": "mortars", "thief": "thieves", "child": "children", "fish": "fish", "spinach": "spinach",
-}  # fmt: skip
+    "loaf": "loaves",
+    "knife": "knives",
+    "leaf": "leaves",
+    "goose": "geese",
+    "mouse": "mice",
+    "sheep": "sheep",
+    "moose": "moose",
+    "reindeer": "reindeer",
+    "trout": "trout",
+    "salmon": "salmon",
+    "pike": "pike",
+    "bellows": "bellows",
+    "shears": "shears",
+    "scales": "scales",
+    "tongs": "tongs",
+    "postman": "postmen",
+    "ferryman": "ferrymen",
+    "mortar": "mortars",
+    "thief": "thieves",
+    "child": "children",
+    "fish": "fish",
+    "spinach": "spinach",
+}
 
 
 def pick(rng: Random, items: Sequence[T]) -> T:
@@ -34,7 +55,7 @@ def pick(rng: Random, items: Sequence[T]) -> T:
     return items[int(rng.random() * len(items))]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(wording: str) -> tuple[str | tuple[str, ...], ...]:
     parts = _CHOICE.split(wording)
     return tuple(tuple(p.split("|")) if i % 2 else p for i, p in enumerate(parts) if p)
@@ -64,7 +85,8 @@ def bucket(text: str) -> str:
 
 
 def owned(split: str, make: Callable[[Random], str], rng: Random) -> str:
-    """Call `make` until the string it returns is owned by the split; replay text lives on the training split's strings."""
+    """Call `make` until the string it returns is owned by the split; replay text lives on the training split's
+    strings."""
     split = "train" if split == "replay" else split
     while True:
         text = make(rng)

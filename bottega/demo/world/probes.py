@@ -1,6 +1,7 @@
 """Questions with exact answers for measuring the model, none of which any training text contains.
 
-Every row has `prompt` (ready to be continued), `answer`, `kind` and `form` ("plain" or "chat"). Left out: scoring (`is_right` is all of it).
+Every row has `prompt` (ready to be continued), `answer`, `kind` and `form` ("plain" or "chat"). Left out: scoring
+(`is_right` is all of it).
 """
 
 from random import Random
@@ -15,7 +16,16 @@ from .sketches import sketch
 from .stories import counting, story
 
 Row = dict[str, Any]
-READERS = {"handbook": handbook, "story": story, "entry": entry, "table": table, "pair": pair, "record": record, "counting": counting, "sketch": sketch}
+READERS = {
+    "handbook": handbook,
+    "story": story,
+    "entry": entry,
+    "table": table,
+    "pair": pair,
+    "record": record,
+    "counting": counting,
+    "sketch": sketch,
+}
 FORMS = ("plain", "chat")
 
 
@@ -29,7 +39,9 @@ def _prompt(question: str, form: str, passage: Passage | None = None) -> str:
     return body + plain(question) if form == "plain" else render(chat(body + question), prompt=True)
 
 
-def reading_probes(kind: str, seed: int, count: int, split: str = "dev", *, held: bool = False, form: str | None = None) -> list[Row]:
+def reading_probes(
+    kind: str, seed: int, count: int, split: str = "dev", *, held: bool = False, form: str | None = None
+) -> list[Row]:
     """Ask about passages that the split owns; half of the rows are plain and half are chat, unless `form` says which.
 
     Args:
@@ -44,12 +56,21 @@ def reading_probes(kind: str, seed: int, count: int, split: str = "dev", *, held
         if asks:
             ask, how = pick(rng, asks), form or FORMS[len(rows) % 2]
             question = ask.held if held else ask.question
-            rows.append({"prompt": _prompt(question, how, passage), "answer": ask.answer, "kind": kind, "form": how, "passage": passage.text})
+            rows.append(
+                {
+                    "prompt": _prompt(question, how, passage),
+                    "answer": ask.answer,
+                    "kind": kind,
+                    "form": how,
+                    "passage": passage.text,
+                }
+            )
     return rows
 
 
 def _fact_pool(kind: str) -> list[tuple[Fact, str]]:
-    """List (fact, wording): "kept" are known facts that replay text leaves out, "wording" new wordings, "never" facts never asked."""
+    """List (fact, wording): "kept" are known facts that replay text leaves out, "wording" new wordings, "never" facts
+    never asked."""
     if kind == "kept":
         return [(f, q) for f in facts() if f.asked and not f.replayed for q in f.questions]
     if kind == "wording":
@@ -63,7 +84,8 @@ def fact_probes(split: str, seed: int, count: int, *, kind: str = "kept", form: 
     """Ask about the old world without a passage; no (fact, wording) of kind "kept" occurs in replay text.
 
     Distinct items are drawn without repetition, and the facts of "dev" and "test" are disjoint when `count` allows:
-    each split has its own half of the shuffled pool. Use `split="all"` for the whole pool (more than 1,000 items of kind "kept").
+    each split has its own half of the shuffled pool. Use `split="all"` for the whole pool (more than 1,000 items of
+    kind "kept").
     """
     pool = _fact_pool(kind)
     Random(f"pool/{kind}").shuffle(pool)
@@ -72,7 +94,13 @@ def fact_probes(split: str, seed: int, count: int, *, kind: str = "kept", form: 
     rng = Random(f"{kind}/{seed}/{split}")
     chosen = rng.sample(pool, min(count, len(pool)))
     return [
-        {"prompt": _prompt(q, form or FORMS[i % 2]), "question": q, "answer": f.answer, "kind": f"fact_{kind}", "form": form or FORMS[i % 2]}
+        {
+            "prompt": _prompt(q, form or FORMS[i % 2]),
+            "question": q,
+            "answer": f.answer,
+            "kind": f"fact_{kind}",
+            "form": form or FORMS[i % 2],
+        }
         for i, (f, q) in enumerate(chosen)
     ]
 
@@ -85,7 +113,14 @@ def arithmetic_probes(seed: int, count: int, split: str = "dev") -> list[Row]:
         if (a + b) % 2 == (split == "test"):
             word = "plus" if sign == "+" else "minus"
             form = FORMS[len(rows) % 2]
-            rows.append({"prompt": _prompt(f"What is {a} {word} {b}?", form), "answer": str(result), "kind": "sum", "form": form})
+            rows.append(
+                {
+                    "prompt": _prompt(f"What is {a} {word} {b}?", form),
+                    "answer": str(result),
+                    "kind": "sum",
+                    "form": form,
+                }
+            )
     return rows
 
 

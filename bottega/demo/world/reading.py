@@ -53,7 +53,7 @@ VALUES: dict[str, Callable[[Random, str], str]] = {
     "cm": lambda r, s: f"{r.randrange(2, 100)} centimetres",
     "floor": lambda r, s: str(r.randrange(1, 10)),
     "product": lambda r, s: pick(r, words.PRODUCTS),
-    "product2": lambda r, s: pick(r, ("seeds", "leaves", "worms", "berries", "moss", "insects", "grass", "roots", "honey", "snails", "nuts", "sap")),
+    "product2": lambda r, s: pick(r, words.FODDER),
     "day": lambda r, s: pick(r, words.DAYS),
     "month": lambda r, s: pick(r, words.MONTHS),
     "season": lambda r, s: pick(r, words.SEASONS),
@@ -70,7 +70,7 @@ VALUES: dict[str, Callable[[Random, str], str]] = {
     "ailment": lambda r, s: pick(r, words.AILMENTS),
     "job": lambda r, s: article(pick(r, tuple(words.JOBS))),
     "kind": lambda r, s: pick(r, words.BREEDS if r.random() < 0.6 else words.PLANTS),
-}  # fmt: skip
+}
 
 
 def _subject(rng: Random, theme: str, split: str) -> tuple[str, str]:
@@ -81,7 +81,9 @@ def _subject(rng: Random, theme: str, split: str) -> tuple[str, str]:
     if theme == "place":
         name = place(rng, split)
         return name, name
-    nouns = words.ORGS if theme == "organisation" else words.THINGS if theme == "machine" else words.BREEDS + words.PLANTS
+    nouns = (
+        words.ORGS if theme == "organisation" else words.THINGS if theme == "machine" else words.BREEDS + words.PLANTS
+    )
     noun = pick(rng, nouns)
     name = (place if theme == "species" and rng.random() < 0.4 else surname)(rng, split)
     return f"the {name} {noun}", f"the {noun}"
@@ -148,9 +150,19 @@ def pair(rng: Random, split: str, low: int = 1, high: int = 3) -> Passage:
 
 
 _COLUMNS = (
-    ("town", "place"), ("day", "day"), ("colour", "colour"), ("room", "room"), ("price", "price"), ("number", "count"),
-    ("code", "code"), ("leader", "person"), ("month", "month"), ("time", "hour"), ("food", "dish"), ("vehicle", "vehicle"),
-)  # fmt: skip
+    ("town", "place"),
+    ("day", "day"),
+    ("colour", "colour"),
+    ("room", "room"),
+    ("price", "price"),
+    ("number", "count"),
+    ("code", "code"),
+    ("leader", "person"),
+    ("month", "month"),
+    ("time", "hour"),
+    ("food", "dish"),
+    ("vehicle", "vehicle"),
+)
 _ROW_NOUNS = ("name", "shop", "team", "ship", "guest", "house", "route", "course")
 
 
@@ -169,7 +181,9 @@ def table(rng: Random, split: str, low: int = 2, high: int = 5) -> Passage:
     asks = []
     for key, row in zip(keys, cells, strict=True):
         for (name, _), value in zip(columns, row, strict=True):
-            question = say(rng, pick(rng, ("What is the {c} of {k}?", "(Which|What) {c} does {k} have?")), c=name, k=key)
+            question = say(
+                rng, pick(rng, ("What is the {c} of {k}?", "(Which|What) {c} does {k} have?")), c=name, k=key
+            )
             asks.append(Ask(question, value, f"In the table, what {name} stands next to {key}?"))
     return Passage("\n".join(rows), asks)
 
@@ -182,16 +196,33 @@ def record(rng: Random, split: str, low: int = 2, high: int = 5) -> Passage:
     style = pick(rng, ("{k}: {v}", "{k} = {v}", "{k} has {v}", "{k} - {v}"))
     lines = [style.format(k=k, v=v) for k, v in zip(keys, values, strict=True)]
     text = "\n".join(lines) if rng.random() < 0.5 else capital(name) + " list. " + "; ".join(lines) + "."
-    asks = [Ask(say(rng, "(What is the {c} of {k}?|Which {c} has {k}?|What does the list say about {k}?)", c=name, k=k), v, f"Which {name} stands beside {k} in the list?") for k, v in zip(keys, values, strict=True)]  # fmt: skip
+    asks = []
+    for key, value in zip(keys, values, strict=True):
+        question = say(
+            rng, "(What is the {c} of {k}?|Which {c} has {k}?|What does the list say about {k}?)", c=name, k=key
+        )
+        asks.append(Ask(question, value, f"Which {name} stands beside {key} in the list?"))
     return Passage(text, asks)
 
 
 def echo(rng: Random, split: str, low: int = 2, high: int = 5) -> Passage:
     """Write a line of invented names and ordinary words to be repeated word for word."""
-    makers = (lambda: surname(rng, split), lambda: place(rng, split), lambda: pick(rng, words.THINGS), lambda: pick(rng, words.COLOURS), lambda: code(rng))
+    makers = (
+        lambda: surname(rng, split),
+        lambda: place(rng, split),
+        lambda: pick(rng, words.THINGS),
+        lambda: pick(rng, words.COLOURS),
+        lambda: code(rng),
+    )
     items = list(dict.fromkeys(pick(rng, makers)() for _ in range(rng.randint(low, high))))
     line = ", ".join(items) if rng.random() < 0.6 else " ".join(items)
-    asks = [Ask(pick(rng, ("Repeat the line.", "Write the line again.", "What does the line say?")), line, "Copy the line once more.")]
+    asks = [
+        Ask(
+            pick(rng, ("Repeat the line.", "Write the line again.", "What does the line say?")),
+            line,
+            "Copy the line once more.",
+        )
+    ]
     if len(items) > 2:
         spot = rng.randrange(len(items) - 1)
         asks.append(Ask(f"What comes after {items[spot]}?", items[spot + 1], f"Which item follows {items[spot]}?"))
@@ -206,4 +237,3 @@ def fresh(make: Callable[..., Passage], rng: Random, split: str, *size: int) -> 
         passage = make(rng, split, *size)
         if bucket(passage.text) == ("train" if split == "replay" else split):
             return passage
-

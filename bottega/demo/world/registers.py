@@ -1,6 +1,7 @@
 """Registers besides reading: dialogues, how-tos, lists, reviews, sums, instructions, and a little Italian and Finnish.
 
-Every maker takes (rng, split) and returns one text, except `instruction` and `arithmetic_pair`, which return a request and its answer.
+Every maker takes (rng, split) and returns one text, except `instruction` and `arithmetic_pair`, which return a
+request and its answer.
 Left out: long forms; nothing here is meant to exceed some 150 tokens.
 """
 
@@ -9,31 +10,10 @@ from random import Random
 
 from . import words
 from .facts import askable
+from .howtos import HOWTOS
 from .phrase import article, capital, code, join, pick, place, plural, say, some, surname
 from .reading import person
 
-HOWTOS = {
-    "brew mint tea": "rinse the pot|crush the mint leaves|pour hot water over them|cover the pot|strain the tea into cups",
-    "mend a bicycle tyre": "turn the bicycle over|take off the wheel|find the hole|glue a patch over it|pump air into the tyre",
-    "plant onions": "loosen the soil|draw a straight row|set the bulbs a hand apart|press the earth down|water the row in the evening",
-    "polish a brass bell": "wipe off the dust|mix vinegar with salt|rub the bell with a rag|rinse it in warm water|dry it well",
-    "pack a parcel": "choose a firm box|wrap the goods in paper|fill the gaps with straw|close the lid with tape|write the address on top",
-    "fold a paper boat": "take a sheet of paper|fold it in half|bend both corners inward|turn the edges up|pull the sides apart",
-    "light a stove": "open the flap|lay twigs on the grate|put two dry logs on top|strike a match|close the door when it burns",
-    "bake an apricot cake": "beat butter with sugar|add three eggs|stir in the flour|lay the fruit on the dough|bake it until golden",
-    "wash a wool scarf": "fill a bowl with cool water|add a little soap|press the scarf gently|rinse it twice|let it dry flat",
-    "row a boat": "sit with your back to the bow|dip both oars|pull them toward your chest|lift them out|repeat in a steady rhythm",
-    "catch a swarm of bees": "put on gloves and a veil|hold a basket under the branch|shake the branch once|cover the basket|carry it to the hive",
-    "set a mouse trap": "place cheese on the hook|pull the spring back|fasten the bar|slide the trap along the wall|look again at dawn",
-    "whitewash a wall": "scrape off the old paint|brush away the dust|mix lime with water|spread the first coat|wait a day before the second",
-    "sharpen a chisel": "wet the stone|hold the blade at a low angle|push it forward slowly|turn it over|test the edge on paper",
-    "cook leek soup": "slice the leeks|melt butter in a pan|stir until they soften|add water and salt|simmer for half an hour",
-    "store apples": "pick them on a dry day|sort out bruised ones|lay them in rows|keep them cool and dark|check them every week",
-    "bind a book": "stack the pages|mark five holes|sew them with strong thread|glue the spine|press it under a heavy stone",
-    "read a map": "find north|look for the river|count the bridges|measure the distance|choose the shortest road",
-    "tune a violin": "tighten the bow|listen to the low string|turn the peg a little|compare it with a fork|do the same for every string",
-    "milk a goat": "warm your hands|clean the udder|squeeze from top to bottom|keep the bucket still|praise the goat",
-}
 CATEGORIES = {
     "fruits": [f for f, v in words.FOODS.items() if v[0] == "fruit"],
     "vegetables": [f for f, v in words.FOODS.items() if v[0] == "vegetable"],
@@ -81,7 +61,12 @@ def foreign(rng: Random, split: str) -> str:
     italian = rng.random() < 0.5
     lines = []
     for wording, ask in some(rng, ITALIAN if italian else FINNISH, rng.randint(2, 3)):
-        values = {"h": surname(rng, split), "t": place(rng, split), "c": pick(rng, COLORI if italian else VARIT), "n": rng.randrange(2, 13)}
+        values = {
+            "h": surname(rng, split),
+            "t": place(rng, split),
+            "c": pick(rng, COLORI if italian else VARIT),
+            "n": rng.randrange(2, 13),
+        }
         lines.append(say(rng, wording, **values))
         if ask and rng.random() < 0.5:
             question, answer = ask.format(**values).split("=")
@@ -92,7 +77,7 @@ def foreign(rng: Random, split: str) -> str:
 def how_to(rng: Random, split: str) -> str:
     """Write the steps of a how-to, numbered or told."""
     goal = pick(rng, tuple(HOWTOS))
-    steps = HOWTOS[goal].split("|")
+    steps = HOWTOS[goal]
     head = say(rng, "(How to {g}|This is how to {g}|To {g}, do this|A short guide: how to {g})", g=goal)
     if rng.random() < 0.5:
         return head + ":\n" + "\n".join(f"{i}. {capital(step)}." for i, step in enumerate(steps, 1))
@@ -106,7 +91,12 @@ def listing(rng: Random, split: str) -> str:
     if draw < 0.25:
         names = words.DAYS if rng.random() < 0.5 else words.MONTHS
         i = rng.randrange(len(names))
-        return say(rng, "(After {a} comes {b}.|The one before {b} is {a}.|{b} follows {a}.)", a=names[i], b=names[(i + 1) % len(names)])
+        return say(
+            rng,
+            "(After {a} comes {b}.|The one before {b} is {a}.|{b} follows {a}.)",
+            a=names[i],
+            b=names[(i + 1) % len(names)],
+        )
     name = pick(rng, tuple(CATEGORIES))
     items = some(rng, CATEGORIES[name], rng.randint(3, 6))
     if draw < 0.6:
@@ -123,9 +113,19 @@ def review(rng: Random, split: str, good: bool | None = None) -> tuple[str, bool
         rng,
         "(Last {d} we went to|I have been to|On {d} I visited) the {n} {o}. "
         "(The {x} was {a}.|Everything was {a} and {b}.|The staff were {a}, the {x} was {b}.|What {y} {x}!) ",
-        d=pick(rng, words.DAYS), n=name, o=org, x=pick(rng, words.DISHES + ("room", "tour", "music", "view")), a=one, b=two, y=article(two),
-    )  # fmt: skip
-    end = "(We shall come back soon.|I can only praise it.|A real joy.|)" if good else "(Never again.|I want my money back.|What a pity.|)"
+        d=pick(rng, words.DAYS),
+        n=name,
+        o=org,
+        x=pick(rng, words.DISHES + ("room", "tour", "music", "view")),
+        a=one,
+        b=two,
+        y=article(two),
+    )
+    end = (
+        "(We shall come back soon.|I can only praise it.|A real joy.|)"
+        if good
+        else "(Never again.|I want my money back.|What a pity.|)"
+    )
     return (text + say(rng, end)).strip(), good
 
 
@@ -147,7 +147,9 @@ def arithmetic_pair(rng: Random, *, held: bool = False) -> tuple[int, str, int, 
 
 def sums(rng: Random, split: str) -> str:
     """Write a sheet of sums in one style."""
-    style = pick(rng, ("{a} {s} {b} = {c}", "{a} {s} {b} = {c}", "Q: What is {a} {w} {b}? A: {c}", "{a} {w} {b} is {c}"))
+    style = pick(
+        rng, ("{a} {s} {b} = {c}", "{a} {s} {b} = {c}", "Q: What is {a} {w} {b}? A: {c}", "{a} {w} {b} is {c}")
+    )
     lines = []
     for _ in range(rng.randint(4, 10)):
         a, sign, b, c = arithmetic_pair(rng)
@@ -182,25 +184,57 @@ def dialogue(rng: Random, split: str) -> str:
 
 def instruction(rng: Random, split: str) -> tuple[str, str, str]:
     """Write one instruction as (kind, request, answer); every answer follows from the request alone."""
-    kind = pick(rng, ("reverse", "count", "sort", "first", "last", "upper", "sum", "opinion", "plural", "name_two", "complete"))
-    items = [pick(rng, (surname(rng, split), pick(rng, words.THINGS), pick(rng, words.COLOURS))) for _ in range(rng.randint(2, 5))]
+    kind = pick(
+        rng, ("reverse", "count", "sort", "first", "last", "upper", "sum", "opinion", "plural", "name_two", "complete")
+    )
+    items = [
+        pick(rng, (surname(rng, split), pick(rng, words.THINGS), pick(rng, words.COLOURS)))
+        for _ in range(rng.randint(2, 5))
+    ]
     items = list(dict.fromkeys(items))
     line = ", ".join(items)
     if kind == "reverse":
-        return kind, say(rng, "(Reverse the list: {l}|Write the list backwards: {l})", l=line), ", ".join(reversed(items))
+        return (
+            kind,
+            say(rng, "(Reverse the list: {l}|Write the list backwards: {l})", l=line),
+            ", ".join(reversed(items)),
+        )
     if kind == "count":
         return kind, say(rng, "(How many items are in the list: {l}?|Count the items: {l})", l=line), str(len(items))
     if kind == "sort":
         numbers = some(rng, range(1, 100), rng.randint(2, 4))
-        return kind, say(rng, "(Sort the numbers: {l}|Put in order: {l})", l=" ".join(map(str, numbers))), " ".join(map(str, sorted(numbers)))
+        return (
+            kind,
+            say(rng, "(Sort the numbers: {l}|Put in order: {l})", l=" ".join(map(str, numbers))),
+            " ".join(map(str, sorted(numbers))),
+        )
     if kind in ("first", "last"):
-        return kind, say(rng, "(Give the {k} item: {l}|What is the {k} word of the list: {l}?)", k=kind, l=line), items[0 if kind == "first" else -1]
+        return (
+            kind,
+            say(rng, "(Give the {k} item: {l}|What is the {k} word of the list: {l}?)", k=kind, l=line),
+            items[0 if kind == "first" else -1],
+        )
     if kind == "upper":
         word = pick(rng, words.THINGS + words.PLACES)
-        return kind, say(rng, "(Write {w} with a capital letter.|Make the first letter big: {w})", w=word), capital(word)
+        return (
+            kind,
+            say(rng, "(Write {w} with a capital letter.|Make the first letter big: {w})", w=word),
+            capital(word),
+        )
     if kind == "sum":
         a, sign, b, c = arithmetic_pair(rng)
-        return kind, say(rng, "(What is {a} {w} {b}?|Work out {a} {s} {b}.|Calculate {a} {s} {b})", a=a, b=b, s=sign, w="plus" if sign == "+" else "minus"), str(c)
+        return (
+            kind,
+            say(
+                rng,
+                "(What is {a} {w} {b}?|Work out {a} {s} {b}.|Calculate {a} {s} {b})",
+                a=a,
+                b=b,
+                s=sign,
+                w="plus" if sign == "+" else "minus",
+            ),
+            str(c),
+        )
     if kind == "opinion":
         text, good = review(rng, split)
         return kind, say(rng, "(Is this review good or bad?|Good or bad?)") + "\n" + text, "good" if good else "bad"
@@ -211,7 +245,7 @@ def instruction(rng: Random, split: str) -> tuple[str, str, str]:
         name = pick(rng, tuple(CATEGORIES))
         return kind, say(rng, "(Name two {c}.|Give me two {c}.)", c=name), join(some(rng, CATEGORIES[name], 2))
     goal = pick(rng, tuple(HOWTOS))
-    steps = HOWTOS[goal].split("|")
+    steps = HOWTOS[goal]
     i = rng.randrange(len(steps))
     return kind, say(rng, "(To {g}, what is step {i}?|Step {i} of how to {g}?)", g=goal, i=i + 1), steps[i]
 
@@ -220,7 +254,15 @@ def notice(rng: Random, split: str) -> str:
     """Write a note or advertisement full of odd words, for vocabulary."""
     return say(
         rng,
-        "(Lost|Found|For sale|Wanted): {a} {t} of {m}, ({x} and {y}|rather {x}). (Ask {p} in {w}.|Call {n}.|Bring it to the {r}.)",
-        a=pick(rng, words.COLOURS), t=pick(rng, words.THINGS), m=pick(rng, words.MATERIALS), x=pick(rng, words.TRAITS), y=pick(rng, words.TRAITS),
-        p=person(rng, split), w=place(rng, split), n=code(rng), r=pick(rng, words.ROOMS),
-    )  # fmt: skip
+        "(Lost|Found|For sale|Wanted): {a} {t} of {m}, ({x} and {y}|rather {x}). "
+        "(Ask {p} in {w}.|Call {n}.|Bring it to the {r}.)",
+        a=pick(rng, words.COLOURS),
+        t=pick(rng, words.THINGS),
+        m=pick(rng, words.MATERIALS),
+        x=pick(rng, words.TRAITS),
+        y=pick(rng, words.TRAITS),
+        p=person(rng, split),
+        w=place(rng, split),
+        n=code(rng),
+        r=pick(rng, words.ROOMS),
+    )

@@ -1,4 +1,5 @@
-"""Sketches: one to three free sentences of many words, each asked who, what and where; wide vocabulary with exact truth.
+"""Sketches: one to three free sentences of many words, each asked who, what and where; wide vocabulary with exact
+truth.
 
 Left out: sense. A weary tailor may fold a crumpled bridge; the reader has to look at the words, not guess.
 """
@@ -39,7 +40,8 @@ NOUNS = tuple(
     stool sword tent thread tile towel tray trumpet tub turnip wig wire zither almanac banjo bonnet brick buckle cactus
     canoe cane cloak compass cork crown cushion dice drum dustpan flute fork freckle glove grape hammock horn
     kettledrum lute marble medal mitten mug needle pigeon pillow pin plate poster pot purse ring rose sack
-    satchel scroll seal sign sledge soap sponge spoon stamp suitcase telescope ticket torch tower wheel window""".split()
+    satchel scroll seal sign sledge soap sponge spoon stamp suitcase telescope ticket torch tower wheel
+    window""".split()
 )
 VERBS = tuple(
     """folded carried painted dropped hid sold bought mended stole washed lifted kicked buried polished borrowed broke
@@ -51,15 +53,19 @@ VERBS = tuple(
     watched weighed wiped won wrapped""".split()
 )
 SPOTS = tuple(
-    """beside the fountain|behind the bakery|under the bridge|near the windmill|in the attic|on the balcony|at the harbour
+    """
+    beside the fountain|behind the bakery|under the bridge|near the windmill|in the attic|on the balcony|at the harbour
     |inside the chapel|above the stable|below the cliff|outside the theatre|by the campfire|in the cellar|on the rooftop
     |at the crossroads|near the waterfall|in the vineyard|under the oak|behind the curtain|on the staircase
     |at the railway station|in the waiting room|beside the well|near the lighthouse|in the corridor|on the ferry
     |under the awning|at the cemetery|by the hedge|in the alley|on the platform|at the crossing|behind the barn
-    |near the swamp|in the museum|on the island|beneath the arch|at the border|in the quarry|along the canal""".replace("\n    ", "").split("|")
+    |near the swamp|in the museum|on the island|beneath the arch|at the border|in the quarry|along the canal""".replace(
+        "\n    ", ""
+    ).split("|")
 )
 TIMES = tuple(
-    """at dawn|at noon|at midnight|before breakfast|after supper|during the storm|last winter|yesterday|on Monday|on Friday
+    """
+    at dawn|at noon|at midnight|before breakfast|after supper|during the storm|last winter|yesterday|on Monday|on Friday
     |in the afternoon|during the parade|after the concert|before the exam|one evening|at sunset|in the early morning
     |during the eclipse|after the harvest|on market day""".replace("\n    ", "").split("|")
 )
@@ -75,15 +81,47 @@ def sketch(rng: Random, split: str, low: int = 1, high: int = 3) -> Passage:
     traits, lines, asks = rng.sample(ADJECTIVES, 2 * count), [], []
     for who, what, did, where, when in zip(people, things, verbs, spots, times, strict=True):
         trait, own = traits.pop(), traits.pop()
-        doer = f"the {own} {who}" if rng.random() < 0.5 else f"{surname(rng, split)} the {who}" if rng.random() < 0.5 else f"the {who}"
-        values = {"d": doer, "D": capital(doer), "v": did, "x": what, "t": trait, "a": article(trait), "w": where, "n": when, "N": capital(when)}
-        lines.append(say(rng, "({D} {v} {a} {x} {w} {n}.|{N}, {d} {v} {a} {x} {w}.|{D} {v} {a} {x} {n}, {w}.)", **values))
+        doer = (
+            f"the {own} {who}"
+            if rng.random() < 0.5
+            else f"{surname(rng, split)} the {who}"
+            if rng.random() < 0.5
+            else f"the {who}"
+        )
+        values = {
+            "d": doer,
+            "D": capital(doer),
+            "v": did,
+            "x": what,
+            "t": trait,
+            "a": article(trait),
+            "w": where,
+            "n": when,
+            "N": capital(when),
+        }
+        lines.append(
+            say(rng, "({D} {v} {a} {x} {w} {n}.|{N}, {d} {v} {a} {x} {w}.|{D} {v} {a} {x} {n}, {w}.)", **values)
+        )
         asks += [
-            Ask(say(rng, "Who {v} (something|{a} {x}|the {x})?", **values), doer, f"Name the one who {did} the {what}."),
-            Ask(say(rng, "What was {v} by {d}?" if did in _PARTICIPLES else "(What|Which thing) was {t}?", **values), what, f"Name the thing that was {trait}."),
+            Ask(
+                say(rng, "Who {v} (something|{a} {x}|the {x})?", **values), doer, f"Name the one who {did} the {what}."
+            ),
+            Ask(
+                say(rng, "What was {v} by {d}?" if did in _PARTICIPLES else "(What|Which thing) was {t}?", **values),
+                what,
+                f"Name the thing that was {trait}.",
+            ),
             Ask(say(rng, "(Where was|In what place was) {d}?", **values), where, f"In which spot do we see {doer}?"),
-            Ask(say(rng, "When was that( with {d}|, the thing with the {x})?", **values), when, f"At what moment do we see {doer}?"),
-            Ask(say(rng, "(How was|What was special about) the {x}?", **values), trait, f"Which word describes the {what}?"),
+            Ask(
+                say(rng, "When was that( with {d}|, the thing with the {x})?", **values),
+                when,
+                f"At what moment do we see {doer}?",
+            ),
+            Ask(
+                say(rng, "(How was|What was special about) the {x}?", **values),
+                trait,
+                f"Which word describes the {what}?",
+            ),
         ]
     asks = [ask for i, ask in enumerate(asks) if ask.question not in {a.question for a in asks[:i]}]
     return Passage(" ".join(lines), asks)

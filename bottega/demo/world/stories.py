@@ -5,7 +5,7 @@ A scene is one line of slots, then `+` ways to tell it, `? question -> answer` l
 """
 
 import re
-from functools import lru_cache
+from functools import cache
 from random import Random
 from typing import NamedTuple
 
@@ -148,15 +148,32 @@ a=hobby b=hobby2 who=friend
 """
 
 ENDINGS = (
-    "(In the evening|At night|Soon) everyone went home.", "It was a day to remember.", "(And so|So) the story ends.",
-    "{h} (slept well|was content) that night.", "From then on {h} was (wiser|more careful|happier).",
-    "{h} told the story again and again.", "Everybody laughed, and {h} (laughed too|bowed).", "That is how it was.",
-)  # fmt: skip
+    "(In the evening|At night|Soon) everyone went home.",
+    "It was a day to remember.",
+    "(And so|So) the story ends.",
+    "{h} (slept well|was content) that night.",
+    "From then on {h} was (wiser|more careful|happier).",
+    "{h} told the story again and again.",
+    "Everybody laughed, and {h} (laughed too|bowed).",
+    "That is how it was.",
+)
 REASONS = (
-    "the bridge was closed", "the bread was gone", "a wheel was broken", "the dog had run away", "there was no letter",
-    "the lamp was out", "the exam was near", "the music was loud", "a tooth hurt", "the train was late",
-    "the roof was leaking", "a friend had come", "the sun was shining", "the race was won", "the shop was empty",
-)  # fmt: skip
+    "the bridge was closed",
+    "the bread was gone",
+    "a wheel was broken",
+    "the dog had run away",
+    "there was no letter",
+    "the lamp was out",
+    "the exam was near",
+    "the music was loud",
+    "a tooth hurt",
+    "the train was late",
+    "the roof was leaking",
+    "a friend had come",
+    "the sun was shining",
+    "the race was won",
+    "the shop was empty",
+)
 _ARTICLE = re.compile(r"\b([Aa]) (?=[aeioAEIO]|umb)")
 
 
@@ -169,7 +186,7 @@ class Scene(NamedTuple):
     held: tuple[tuple[str, str], ...]
 
 
-@lru_cache(maxsize=None)
+@cache
 def scenes(text: str) -> tuple[Scene, ...]:
     """Read scenes from blocks of lines."""
     result = []

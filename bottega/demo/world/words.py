@@ -156,12 +156,16 @@ violinist: concert hall, bow, plays sonatas
 botanist: greenhouse, magnifier, studies plants
 archivist: archive, ledger, keeps records"""
 )
-COLOURS = tuple("red blue green yellow white black brown grey purple orange pink silver crimson teal amber violet".split())
+COLOURS = tuple(
+    "red blue green yellow white black brown grey purple orange pink silver crimson teal amber violet".split()
+)
 DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
 MONTHS = tuple("January February March April May June July August September October November December".split())
 SEASONS = ("spring", "summer", "autumn", "winter")
 METALS = tuple("iron copper brass bronze silver tin steel nickel zinc lead".split())
-MATERIALS = tuple("oak pine glass wool clay leather linen marble slate brick straw paper cork wax rubber cotton velvet granite".split())
+MATERIALS = tuple(
+    "oak pine glass wool clay leather linen marble brick straw paper cork wax rubber cotton velvet slate".split()
+)
 PRODUCTS = tuple(
     """cheese lace glass salt honey paper pottery rope cider tiles soap ink mustard candles baskets clocks carpets
     bricks gloves oil barrels flutes umbrellas buttons needles kettles ribbons vinegar boots hats""".split()
@@ -186,7 +190,9 @@ PLACES = tuple(
     """garden harbour forest market bridge meadow station square beach mill tower orchard lake church school field
     cave hill river island barn bakery library castle valley canal pier village park fountain""".split()
 )
-FEELINGS = tuple("happy sad angry tired proud afraid lonely calm surprised hungry nervous cheerful bored grateful worried".split())
+FEELINGS = tuple(
+    "happy sad angry tired proud afraid lonely calm surprised hungry nervous cheerful bored grateful worried".split()
+)
 TRAITS = tuple(
     """small large quiet noisy old new bright dark narrow wide heavy light warm cold clean dusty round flat tall low
     soft hard dry wet plain fine rough smooth deep shallow early late rare common gentle strong""".split()
@@ -206,5 +212,8 @@ PARTS = tuple("root leaf flower seed bark stem berry resin fruit bulb".split())
 AILMENTS = tuple("cough fever headache rash toothache cramp cold burn earache sneeze itch fatigue".split())
 MINERALS = tuple("quartz coal salt amber jade chalk sulphur gypsum silver tin gold copper".split())
 WEATHER = tuple("rainy sunny foggy windy cloudy snowy stormy mild frosty misty humid clear".split())
-GOOD = tuple("wonderful lovely friendly perfect delicious charming splendid spotless excellent superb cosy delightful".split())
+GOOD = tuple(
+    "wonderful lovely friendly perfect delicious charming splendid spotless excellent superb cosy delightful".split()
+)
 BAD = tuple("terrible awful rude dreadful dirty boring horrible filthy stale disappointing shabby useless".split())
+FODDER = tuple("seeds leaves worms berries moss insects grass roots honey snails nuts sap".split())
