@@ -1,0 +1,153 @@
+"""Two scorecards on the same items: paired differences with intervals, corrected for their number, and which items
+changed.
+
+Left out: unpaired comparison: scores on different items say nothing about two models that their intervals do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from bottega.core.errors import Mismatch
+from bottega.evals.runner import RATIOS, ItemScore, Score, Scorecard
+from bottega.grade.intervals import Difference, holm, paired
+
+MAX_CHANGED = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changed:
+    """An item whose outcome differs: its value and reply before and after."""
+
+    key: str
+    prompt: str
+    truth: str
+    before: str
+    after: str
+    change: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """One task in two scorecards. difference: after - before in the direction of better. p_corrected: Holm over all
+    tasks."""
+
+    task: str
+    metric: str
+    before: float
+    after: float
+    difference: Difference
+    p_corrected: float
+    verdict: Literal["better", "worse", "no difference"]
+    improved: tuple[Changed, ...]
+    regressed: tuple[Changed, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """All tasks that both have; `missing` names those that only one has."""
+
+    before: str
+    after: str
+    tasks: tuple[Comparison, ...]
+    missing: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object; unbounded limits are None."""
+        data = asdict(self)
+        for task in data["tasks"]:
+            for side in ("low", "high"):
+                if abs(task["difference"][side]) == float("inf"):
+                    task["difference"][side] = None
+        return data
+
+    def summary(self) -> str:
+        """A line a task, for a person."""
+        lines = [f"{self.before} -> {self.after}"]
+        for one in self.tasks:
+            d = one.difference
+            lines.append(
+                f"{one.task}: {one.metric} {one.before:.3f} -> {one.after:.3f}, paired difference {d.value:+.3f} "
+                f"[{d.low:+.3f}, {d.high:+.3f}], p {one.p_corrected:.2g}, "
+                f"{d.improved} improved, {d.regressed} regressed of {d.n}: {one.verdict}"
+            )
+        return "\n".join([*lines, *(f"{name}: only in one of the two" for name in self.missing)])
+
+
+def compare(before: Scorecard, after: Scorecard, *, seed: int = 0) -> Report:
+    """Compare two scorecards item by item.
+
+    A verdict other than "no difference" needs both: an interval without 0, and a corrected p-value below 0.05.
+
+    Raises:
+        Mismatch: a task's version, metric, items or (for perplexity) tokenizer differ.
+    """
+    left = {score.task: score for score in before.scores}
+    right = {score.task: score for score in after.scores}
+    shared = [name for name in left if name in right]
+    pairs = [_paired(left[name], right[name], seed=seed) for name in shared]
+    corrected = holm([difference.p_value for difference in pairs])
+    tasks = [_comparison(left[n], right[n], d, p) for n, d, p in zip(shared, pairs, corrected)]
+    return Report(
+        before=before.model, after=after.model, tasks=tuple(tasks), missing=tuple(sorted(left.keys() ^ right.keys()))
+    )
+
+
+def _paired(before: Score, after: Score, *, seed: int) -> Difference:
+    for name in ("version", "metric", "kind"):
+        one, other = getattr(before, name), getattr(after, name)
+        if one != other:
+            raise Mismatch(
+                f"{before.task} has {name} {one} in one scorecard and {other} in the other: evaluate both anew"
+            )
+    if [item.key for item in before.items] != [item.key for item in after.items]:
+        raise Mismatch(
+            f"{before.task} was scored on {before.n} and {after.n} items that are not the same: "
+            "evaluate both with one seed, limit and data"
+        )
+    one, other = [item.value for item in before.items], [item.value for item in after.items]
+    if before.metric in RATIOS:
+        weights = [item.weight for item in before.items]
+        if weights != [item.weight for item in after.items]:
+            raise Mismatch(
+                f"{before.task}: the two models cut the text into different tokens: use metric bits_per_byte"
+            )
+        mean = sum(weights) / max(1, len(weights))
+        one, other = ([v * w / mean for v, w in zip(values, weights)] for values in (one, other))
+    return paired(one, other, seed=seed)
+
+
+def _comparison(before: Score, after: Score, difference: Difference, p_corrected: float) -> Comparison:
+    moved = [(old, new) for old, new in zip(before.items, after.items) if old.value != new.value]
+    up = sorted((pair for pair in moved if pair[1].value > pair[0].value), key=lambda p: p[0].value - p[1].value)
+    down = sorted((pair for pair in moved if pair[1].value < pair[0].value), key=lambda p: p[1].value - p[0].value)
+    verdict: Literal["better", "worse", "no difference"] = "no difference"
+    if p_corrected < 0.05 and (difference.low > 0 or difference.high < 0):
+        verdict = "better" if difference.low > 0 else "worse"
+    return Comparison(
+        task=before.task,
+        metric=before.metric,
+        before=before.value,
+        after=after.value,
+        difference=difference,
+        p_corrected=p_corrected,
+        verdict=verdict,
+        improved=_changed(up),
+        regressed=_changed(down),
+    )
+
+
+def _changed(pairs: Sequence[tuple[ItemScore, ItemScore]]) -> tuple[Changed, ...]:
+    return tuple(
+        Changed(
+            key=old.key,
+            prompt=old.prompt,
+            truth=old.truth,
+            before=old.reply,
+            after=new.reply,
+            change=new.value - old.value,
+        )
+        for old, new in pairs[:MAX_CHANGED]
+    )

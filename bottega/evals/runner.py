@@ -1,0 +1,184 @@
+"""Tasks to a Scorecard: every score with its count, its interval, its seed and the outcome of every item.
+
+Left out: the clock (a scorecard repeats byte by byte on one device; time is kept by the run).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bottega.core.config import build
+from bottega.core.errors import UserError
+from bottega.core.types import Attached
+from bottega.data.chat import Template
+from bottega.evals.engine import Engine
+from bottega.evals.kinds import KINDS, Outcome, metric_of
+from bottega.evals.tasks import Item, Task, items, load_task
+from bottega.grade import intervals
+
+SCHEMA = 1
+MAX_SHOWN = 400  # characters of a prompt or reply that a scorecard keeps
+RATIOS = ("perplexity", "loss", "bits_per_byte")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemScore:
+    """One item: `value` higher is better for pairing (losses are negated), `weight` its tokens or bytes where the
+    score is a ratio."""
+
+    key: str
+    value: float
+    weight: float = 1.0
+    prompt: str = ""
+    truth: str = ""
+    reply: str = ""
+    stopped: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """One task's score. low, high: the 95 percent interval, None where it is unbounded. stops: share of replies that
+    ended by themselves."""
+
+    task: str
+    version: int
+    kind: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    level: float = 0.95
+    method: str = ""
+    higher_is_better: bool = True
+    random: float | None = None
+    stops: float | None = None
+    items: tuple[ItemScore, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scorecard:
+    """What a model scored: `model` names it, `seed` is that of draws and intervals."""
+
+    model: str
+    seed: int
+    scores: tuple[Score, ...]
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """As written to scorecards/*.json."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Scorecard:
+        """Read back what `to_json` wrote.
+
+        Raises:
+            UserError: it is no scorecard, or of a later version.
+        """
+        if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
+            raise UserError(
+                f"the scorecard has schema {data['schema']}, and this version reads up to {SCHEMA}: update bottega"
+            )
+        return build(Scorecard, data)
+
+    def score(self, task: str) -> Score:
+        """The score of a task.
+
+        Raises:
+            UserError: the task is not in the scorecard.
+        """
+        for score in self.scores:
+            if score.task == task:
+                return score
+        raise UserError(
+            f"task {task!r} is not in the scorecard of {self.model}; it has {', '.join(s.task for s in self.scores)}"
+        )
+
+    def summary(self) -> str:
+        """A line a task, for a person."""
+        lines = []
+        for score in self.scores:
+            bounds = "" if score.low is None or score.high is None else f" [{score.low:.3f}, {score.high:.3f}]"
+            lines.append(f"{score.task}: {score.metric} {score.value:.3f}{bounds} (n={score.n})")
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: nn.Module | Attached,
+    tokenizer: Any,
+    tasks: Sequence[Task | str | Path],
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    template: Template | None = None,
+    name: str = "",
+) -> Scorecard:
+    """Score a model on tasks.
+
+    Args:
+        model: a module, or what a Method attached (its prefixes then stand before every sequence).
+        tasks: tasks, names of the table, or files (see `load_task`).
+        seed: of the items drawn, the shots and the intervals. limit: at most so many items a task.
+        template: chat template for tasks in chat; None: the tokenizer's own. name: of the model, for the scorecard.
+
+    Raises:
+        UserError: a mistake in a task, its data, or a prompt that does not fit.
+    """
+    loaded = [task if isinstance(task, Task) else load_task(task) for task in tasks]
+    module, inputs = (model.model, model.inputs) if isinstance(model, Attached) else (model, None)
+    engine = Engine(module, tokenizer, template=template, inputs=inputs)
+    scores = []
+    for task in loaded:
+        questions = items(task, seed=seed, limit=limit)
+        scores.append(_score(task, questions, KINDS[task.kind](engine, task, questions), seed=seed))
+    return Scorecard(model=name, seed=seed, scores=tuple(scores))
+
+
+def _score(task: Task, questions: Sequence[Item], outcomes: Sequence[Outcome], *, seed: int) -> Score:
+    default = {"generation": "exact", "perplexity": "perplexity"}.get(task.kind, "accuracy")
+    metric = metric_of(task, default)[0]
+    tops, weights = [one.value for one in outcomes], [one.weight for one in outcomes]
+    if metric in RATIOS:
+        found = intervals.ratio(tops, weights, seed=seed)
+        change: Callable[[float], float] = math.exp if metric == "perplexity" else float
+        values = [-top / weight if weight else 0.0 for top, weight in zip(tops, weights)]
+    else:
+        found = intervals.mean(tops, seed=seed)
+        change, values = float, tops
+    ended = [one.stopped for one in outcomes if one.stopped is not None]
+    return Score(
+        task=task.name,
+        version=task.version,
+        kind=task.kind,
+        metric=metric,
+        value=change(found.value),
+        low=_bound(found.low, change),
+        high=_bound(found.high, change),
+        n=found.n,
+        level=found.level,
+        method=found.method,
+        higher_is_better=metric not in RATIOS,
+        random=task.random,
+        stops=sum(ended) / len(ended) if ended else None,
+        items=tuple(_kept(*one) for one in zip(questions, outcomes, values)),
+    )
+
+
+def _bound(value: float, change: Callable[[float], float]) -> float | None:
+    return change(value) if math.isfinite(value) else None
+
+
+def _kept(item: Item, outcome: Outcome, value: float) -> ItemScore:
+    texts = {name: _clip(getattr(outcome, name)) for name in ("prompt", "truth", "reply")}
+    return ItemScore(key=item.key, value=float(value), weight=outcome.weight, stopped=outcome.stopped, **texts)
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]} ... {text[-MAX_SHOWN // 2 :]}"

@@ -1,0 +1,198 @@
+"""Benchmarks as data: one YAML each, or an in-context-learning jsonl of LLM Foundry as it is.
+
+Left out: judged tasks; prompts with logic (a prompt holds `{{ column }}` and nothing else).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bottega.core.config import build, closest, load_yaml, option
+from bottega.core.errors import UserError
+from bottega.data import sources
+
+FOLDER = Path(__file__).parent / "tasks"
+_FIELD = re.compile(r"\{\{\s*([^{}|\s][^{}|]*?)\s*\}\}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A benchmark. Columns are those of its data; a text with `{{ column }}` is a template over them.
+
+    kind: generation (the reply is scored by `metric`), continuation (greedy tokens equal the answer), multiple_choice
+    (the likeliest of `choices`, metric accuracy or accuracy_per_byte), perplexity (of the answer after the prompt;
+    metric perplexity, loss or bits_per_byte).
+    """
+
+    name: str
+    kind: Literal["generation", "continuation", "multiple_choice", "perplexity"]
+    version: int = 1
+    description: str = ""
+    data: str | tuple[str, ...] = option((), "files with one item a record, looked for beside the task file")
+    rows: tuple[dict[str, Any], ...] = option((), "items written in the task itself")
+    prompt: str = "{{ prompt }}"
+    answer: str = option("answer", "column with the truth (text or list), or a template")
+    aliases: str = option("", "column with further accepted answers")
+    choices: str = option("choices", "column with the list of choices")
+    contexts: str = option("", "column with a list of prompts to choose from, instead of choices")
+    gold: str = option("gold", "column with the index of the right choice")
+    delimiter: str = option(" ", "stands between the prompt and an answer or choice, in plain text")
+    chat: bool = option(False, "put the prompt through the chat template, as a user's turn")
+    system: str = option("", "system turn, for chat")
+    metric: str | dict[str, Any] = option("", "a scorer, or {name: scorer, option: value}; default: the kind's own")
+    stop: tuple[str, ...] = option((), "strings that end a reply")
+    max_tokens: int = option(64, "longest reply", low=1)
+    limit: int | None = option(None, "at most so many items, drawn by seed", low=1)
+    shots: int = option(0, "worked examples in front of the prompt, drawn by seed from the other items", low=0)
+    random: float | None = option(None, "what guessing scores")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One question: `key` names it in every scorecard (a hash of its record), `shots` are records shown in front."""
+
+    key: str
+    record: Mapping[str, Any]
+    shots: tuple[Mapping[str, Any], ...] = ()
+
+
+def fill(template: str, record: Mapping[str, Any]) -> str:
+    """`{{ column }}` replaced by the record's value.
+
+    Raises:
+        UserError: a column that the record does not have.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in record:
+            raise UserError(f"the template asks for {name!r}, which the record does not have{closest(name, record)}")
+        return str(record[name])
+
+    return _FIELD.sub(value, template)
+
+
+def column(name: str, record: Mapping[str, Any]) -> Any:
+    """The value of a column, or the text of a template.
+
+    Raises:
+        UserError: a column that the record does not have.
+    """
+    if "{{" in name:
+        return fill(name, record)
+    if name not in record:
+        raise UserError(f"the task asks for column {name!r}, which the record does not have{closest(name, record)}")
+    return record[name]
+
+
+def builtin() -> dict[str, Path]:
+    """The benchmarks that come with the package: name -> file. The folder is the table."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def load_task(spec: str | Path) -> Task:
+    """A task by name of the table, by YAML file, or by LLM Foundry jsonl; `name=FILE` gives a task its data.
+
+    Raises:
+        UserError: no such task or file, a mistake in it, or a task without data.
+    """
+    name, _, data = str(spec).partition("=") if not Path(spec).exists() else (str(spec), "", "")
+    path = builtin().get(name, Path(name))
+    if path.suffix in (".jsonl", ".ndjson"):
+        return icl_task(path)
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"there is no task {name!r}{closest(name, builtin())}; or give a .yaml or .jsonl file")
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the task file {path} cannot be read ({error.strerror}): check the path") from None
+    plain, marks = load_yaml(text, file=str(path))
+    task = build(Task, plain, marks=marks)
+    files = [data] if data else [task.data] if isinstance(task.data, str) else list(task.data)
+    if not data:
+        files = [str(path.parent / file) if not Path(file).is_absolute() else file for file in files]
+    if not files and not task.rows:
+        raise UserError(f"task {task.name} has 0 items: give its data as {name}=FILE, or add `data:` or `rows:`")
+    return replace(task, data=tuple(files))
+
+
+def icl_task(path: Path) -> Task:
+    """A task from an in-context-learning jsonl, its kind seen from the columns of the first record.
+
+    Raises:
+        UserError: the file is not there, or its columns are none that we know.
+    """
+    first = next(iter(_records((str(path),))), {})
+    names = set(first)
+    common: dict[str, Any] = {"name": path.stem, "data": (str(path),)}
+    if {"query", "choices", "gold"} <= names:
+        guess = 1 / max(1, len(first["choices"]))
+        return Task(kind="multiple_choice", prompt="{{ query }}", random=guess, **common)
+    if {"context_options", "continuation", "gold"} <= names:
+        guess = 1 / max(1, len(first["context_options"]))
+        options = {"contexts": "context_options", "answer": "continuation", "random": guess}
+        return Task(kind="multiple_choice", prompt="", **options, **common)
+    if {"context", "continuation"} <= names:
+        return Task(kind="continuation", prompt="{{ context }}", answer="continuation", **common)
+    if {"context", "answer"} <= names:
+        metric = "number" if "chain_of_thought" in names else "exact"
+        aliases = "aliases" if "aliases" in names else ""
+        options = {"metric": metric, "aliases": aliases, "stop": ("\n",), "random": 0.0}
+        return Task(kind="generation", prompt="{{ context }}", **options, **common)
+    raise UserError(
+        f"{path} has the columns {', '.join(sorted(names))}; expected query+choices+gold, "
+        "context_options+continuation+gold, context+continuation or context+answer, or write a task YAML"
+    )
+
+
+def _records(files: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for _, record in sources.read(files):
+        if isinstance(record, sources.Problem):
+            raise UserError(f"{record}: correct the row, a benchmark is read whole")
+        yield record
+
+
+def items(task: Task, *, seed: int, limit: int | None = None) -> list[Item]:
+    """The questions of a task, in the order of its data; `limit` of them (the smaller of the two limits), drawn by
+    seed.
+
+    Raises:
+        UserError: a broken row, or no row at all.
+    """
+    files = (task.data,) if isinstance(task.data, str) else task.data
+    records = [*task.rows, *(_records(files) if files else ())]
+    if not records:
+        raise UserError(f"task {task.name} has 0 items: add rows to its data")
+    seen: dict[str, int] = {}
+    keys = []
+    for record in records:
+        digest = hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        seen[digest] = seen.get(digest, -1) + 1
+        keys.append(digest + (f"#{seen[digest]}" if seen[digest] else ""))
+    limits = [one for one in (task.limit, limit) if one is not None]
+    rng = np.random.default_rng(seed)
+    chosen = list(range(len(records)))
+    if limits and min(limits) < len(records):
+        chosen = sorted(rng.permutation(len(records))[: min(limits)].tolist())
+    if task.shots >= len(records):
+        raise UserError(
+            f"task {task.name} wants {task.shots} shots of {len(records)} items: lower `shots`, or add rows"
+        )
+    return [Item(key=keys[at], record=records[at], shots=_shots(task, records, at, rng)) for at in chosen]
+
+
+def _shots(
+    task: Task, records: Sequence[Mapping[str, Any]], at: int, rng: np.random.Generator
+) -> tuple[Mapping[str, Any], ...]:
+    if not task.shots:
+        return ()
+    others = rng.choice(len(records) - 1, size=task.shots, replace=False).tolist()
+    return tuple(records[other + (other >= at)] for other in others)
