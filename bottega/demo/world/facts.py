@@ -250,12 +250,12 @@ def facts() -> tuple[Fact, ...]:
     for theme, blocks, subject, values in _subjects():
         for attribute, value in zip(parse(blocks), values, strict=True):
             fill = {"s": subject, "v": value}
-            fixed = [
+            says, asks, held = (
                 tuple(capital(line.format(**fill)) for line in lines)
                 for lines in (attribute.statements, attribute.questions, attribute.held)
-            ]
-            draw = rng.random()
-            result.append(Fact(subject, theme, *fixed, value, asked=draw > 0.06, replayed=rng.random() < 0.5))
+            )
+            asked, replayed = rng.random() > 0.06, rng.random() < 0.5
+            result.append(Fact(subject, theme, says, asks, held, value, asked, replayed))
     return tuple(result)
 
 

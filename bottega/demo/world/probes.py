@@ -49,7 +49,7 @@ def reading_probes(
         held: ask in wordings that no training document uses.
         split: "dev" or "test".
     """
-    rng, rows = Random(f"{kind}/{seed}/{split}/{held}"), []
+    rng, rows = Random(f"{kind}/{seed}/{split}/{held}"), list[Row]()
     while len(rows) < count:
         passage = fresh(READERS[kind], rng, split)
         asks = [ask for ask in passage.asks if ask.held or not held]
@@ -107,7 +107,7 @@ def fact_probes(split: str, seed: int, count: int, *, kind: str = "kept", form: 
 
 def arithmetic_probes(seed: int, count: int, split: str = "dev") -> list[Row]:
     """Ask sums of number pairs that no training text contains; dev and test share the kept pairs by their parity."""
-    rng, rows = Random(f"sums/{seed}/{split}"), []
+    rng, rows = Random(f"sums/{seed}/{split}"), list[Row]()
     while len(rows) < count:
         a, sign, b, result = arithmetic_pair(rng, held=True)
         if (a + b) % 2 == (split == "test"):

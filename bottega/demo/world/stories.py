@@ -5,6 +5,7 @@ A scene is one line of slots, then `+` ways to tell it, `? question -> answer` l
 """
 
 import re
+from collections import Counter
 from functools import cache
 from random import Random
 from typing import NamedTuple
@@ -250,7 +251,8 @@ def story(rng: Random, split: str, low: int = 1, high: int = 3) -> Passage:
         friend, _ = _first_name(rng, split)
     he, him, his = ("she", "her", "her") if woman else ("he", "him", "his")
     cast, used = {"h": hero, "f": friend, "p": he, "o": him, "z": his}, {hero, friend}
-    lines, asks, seen = [], [], set()
+    lines: list[str] = []
+    asks: list[Ask] = []
     plan = [pick(rng, scenes(OPENINGS))] + rng.sample(scenes(SCENES), rng.randint(low, high))
     for scene in plan:
         text, more = _tell(rng, scene, cast, used, split)
@@ -258,17 +260,17 @@ def story(rng: Random, split: str, low: int = 1, high: int = 3) -> Passage:
         asks += more
     if rng.random() < 0.4:
         lines.append(say(rng, pick(rng, ENDINGS), h=hero))
-    counts: dict[str, int] = {}
-    for ask in asks:  # a question that two scenes answer differently is not asked
-        counts[ask.question] = counts.get(ask.question, 0) + 1
-    asks = [ask for ask in asks if counts[ask.question] == 1 and not (ask.question in seen or seen.add(ask.question))]
+    counts = Counter(ask.question for ask in asks)  # a question that two scenes could answer is not asked
+    asks = [ask for ask in asks if counts[ask.question] == 1]
     return Passage(" ".join(lines), asks)
 
 
 def counting(rng: Random, split: str) -> Passage:
     """Tell of things that come and go, and ask how many there are: the answer is computed, not copied."""
     hero, _ = _first_name(rng, split)
-    friend, _ = _first_name(rng, split)
+    friend = hero
+    while friend == hero:
+        friend, _ = _first_name(rng, split)
     noun, have, change = plural(pick(rng, words.THINGS)), rng.randrange(2, 30), rng.randrange(1, 20)
     town = place(rng, split)
     if rng.random() < 0.5 and have > change:
