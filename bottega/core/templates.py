@@ -1,11 +1,11 @@
-"""The one sandboxed Jinja environment: chat templates, prompts and flows all render here, strangers' in a worker process.
+"""The one sandboxed Jinja environment: chat templates, prompts and flows render here, strangers' in a worker process.
 
 Left out: loading templates from folders, includes and macros across files; a template is one string.
 
 A stranger's template is code. Jinja's sandbox keeps it from reaching Python's insides but does not bound its work
-(`'x' * 10**9`), and constants are folded while compiling; so a stranger's source is parsed, compiled and rendered only in a
-worker (`python -m bottega.core.templates`) with limits on CPU time, memory and output, fed in batches of JSON lines and
-used again for later rows. On platforms without the `resource` module only the wall-clock limit holds.
+(`'x' * 10**9`), and constants are folded while compiling; so a stranger's source is parsed, compiled and rendered
+only in a worker (`python -m bottega.core.templates`) with limits on CPU time, memory and output, fed in batches of
+JSON lines and used again for later rows. On platforms without the `resource` module only the wall-clock limit holds.
 """
 
 from __future__ import annotations
@@ -95,8 +95,9 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, s
 def environment() -> ImmutableSandboxedEnvironment:
     """The environment of every template: immutable sandbox, the chat templates' helpers and whitespace rules.
 
-    Helpers: `raise_exception(message)`, `strftime_now(format)` (the date is the variable `today`, ISO, or a fixed one, so that
-    the same data gives the same bytes on any day), the filter `tojson`, `{% generation %}`, `{% break %}`, `{% continue %}`.
+    Helpers: `raise_exception(message)`, `strftime_now(format)` (the date is the variable `today`, ISO, or a fixed
+        one, so that the same data gives the same bytes on any day), the filter `tojson`, `{% generation %}`, `{%
+        break %}`, `{% continue %}`.
     """
     sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
     sandbox.globals["raise_exception"] = _raise_exception
@@ -119,8 +120,10 @@ def forbidden_names(source: str) -> list[str]:
             names = [node.name]
         elif isinstance(node, nodes.Getitem):
             names = [node.arg.value] if isinstance(node.arg, nodes.Const) else []
+        elif isinstance(node, nodes.Filter) and node.name == "attr":
+            names = [arg.value for arg in node.args if isinstance(arg, nodes.Const)]
         else:
-            names = [arg.value for arg in node.args if isinstance(arg, nodes.Const)] if node.name == "attr" else []
+            names = []
         found += [name for name in names if isinstance(name, str) and name.startswith("__")]
     return found
 

@@ -2,8 +2,8 @@
 
 Left out: where a turn lies in the rendered text (spans.py), named formats (templates.py).
 
-A token trains with the weight of the span it touches. A trained turn's span starts where the model has to write and ends
-behind the text that ends the turn, so the end token trains whatever its id is (pad = eos included).
+A token trains with the weight of the span it touches. A trained turn's span starts where the model has to write and
+ends behind the text that ends the turn, so the end token trains whatever its id is (pad = eos included).
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ def starting(mask: str) -> int | None:
 def turn_weights(turns: Sequence[Turn], mask: str) -> dict[int, float]:
     """The mask policy: turn -> weight, for the turns whose weight is not the row's background.
 
-    A turn's own weight wins. Otherwise `assistant` trains every assistant turn, `last` the last one; `all` and `from:N` train the
-    background, so only turns with a weight of their own are named.
+    A turn's own weight wins. Otherwise `assistant` trains every assistant turn, `last` the last one; `all` and
+    `from:N` train the background, so only turns with a weight of their own are named.
     """
     own = {place: turn.weight for place, turn in enumerate(turns) if turn.weight is not None}
     if mask == "all" or starting(mask) is not None:
@@ -209,8 +209,12 @@ class Encoded:
 
 
 def uses_bos(tokenizer: Any) -> bool:
-    """Whether rows of this tokenizer start with its BOS: it has one and does not say that it adds none."""
-    return tokenizer.bos_token_id is not None and getattr(tokenizer, "add_bos_token", None) is not False
+    """Whether rows of this tokenizer start with its BOS: whether it puts one in front of a text by itself.
+
+    The attribute `add_bos_token` does not tell (it is False for tokenizers whose post-processor adds one), so we look.
+    """
+    bos = tokenizer.bos_token_id
+    return bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos]
 
 
 def tokenize(texts: Sequence[str], tokenizer: Any) -> list[tuple[list[int], list[tuple[int, int]]]]:
@@ -222,13 +226,13 @@ def tokenize(texts: Sequence[str], tokenizer: Any) -> list[tuple[list[int], list
     if not getattr(tokenizer, "is_fast", False):
         raise UserError("this tokenizer gives no character offsets; use its fast version (tokenizer.json)")
     batch = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    bos = tokenizer.bos_token_id
+    bos, puts = tokenizer.bos_token_id, uses_bos(tokenizer)
     encoded = []
     for ids, offsets in zip(batch["input_ids"], batch["offset_mapping"]):
         ids, offsets = list(ids), list(offsets)
         while bos is not None and ids[:2] == [bos, bos]:
             ids, offsets = ids[1:], offsets[1:]
-        if uses_bos(tokenizer) and ids[:1] != [bos]:
+        if puts and ids[:1] != [bos]:
             ids, offsets = [bos, *ids], [(-1, -1), *offsets]
         encoded.append((ids, offsets))
     return encoded
@@ -245,8 +249,8 @@ def encode_many(
     """Tokens with their mask for each conversation, or the reason why not.
 
     Args:
-        mask: `assistant` (every answer), `last` (the last answer), `all` (the whole text), `from:N` (from the N-th token on); a
-            turn's own weight wins over it.
+        mask: `assistant` (every answer), `last` (the last answer), `all` (the whole text), `from:N` (from the N-th
+            token on); a turn's own weight wins over it.
         thinking: `keep` trains thinking blocks, `mask` shows them without training them, `drop` leaves them out.
 
     Raises:
@@ -307,7 +311,8 @@ def _lost_thinking(lost: Sequence[int], turns: Sequence[Turn], thinking: str) ->
     asked = max((place for place, turn in enumerate(turns) if turn.role == "user"), default=-1)
     if max(lost) > asked:
         return Refused(
-            f"the template leaves out the thinking of turn {max(lost) + 1}; say thinking: drop, or name a template that keeps it"
+            f"the template leaves out the thinking of turn {max(lost) + 1}; say thinking: drop, "
+            "or take a template that keeps it"
         )
     return (f"the template leaves out the thinking of {len(lost)} earlier turns",)
 
@@ -319,7 +324,7 @@ def _trains(
     mask: str,
     mask_thinking: bool,
 ) -> list[float]:
-    """The weight of each token: the background's, then each span's on every token that touches it; the first never trains."""
+    """The weight of each token: the background's, then that of each span it touches; the first never trains."""
     begin = 0 if mask == "all" else starting(mask)
     size = len(offsets)
     trains = [0.0] * size if begin is None else [0.0] * min(begin, size) + [1.0] * max(0, size - begin)

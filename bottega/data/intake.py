@@ -22,9 +22,10 @@ MAX_EXAMPLES = 5
 class Intake:
     """What became of the rows that were read.
 
-    read: samples and problems; taken: rows to train on; tokens, trained: ids in them, and how many are targets. bad: reason ->
-    rows that could not be used; dropped: reason -> rows that a named policy left out. cut: rows shortened; windows: extra rows
-    that splitting made; tokens_lost: ids that no row holds; answers_cut: trained turns that lost their end.
+    read: samples and problems; taken: rows to train on; tokens, trained: ids in them, and how many are targets. bad:
+        reason -> rows that could not be used; dropped: reason -> rows that a named policy left out. cut: rows
+        shortened; windows: extra rows that splitting made; tokens_lost: ids that no row holds; answers_cut: trained
+        turns that lost their end.
     """
 
     read: int = 0
@@ -55,8 +56,8 @@ class Intake:
         lines += [f"  dropped     {count:>8,}  {reason}" for reason, count in self.dropped.items()]
         if self.cut or self.tokens_lost or self.windows:
             lines.append(
-                f"  cut         {self.cut:>8,}  rows ({self.tokens_lost:,} tokens lost, {self.answers_cut:,} answers cut, "
-                f"{self.windows:,} windows added)"
+                f"  cut         {self.cut:>8,}  rows; {self.tokens_lost:,} tokens lost, "
+                f"{self.answers_cut:,} answers cut, {self.windows:,} windows added"
             )
         lines += [f"  e.g. {example}" for example in self.examples]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
@@ -107,6 +108,10 @@ class Ledger:
     def note(self, text: str) -> None:
         """A sentence that the reader of the account should see, once."""
         self.notes.setdefault(text)
+
+    def problems(self) -> list[Problem]:
+        """Every row that could not be used, file by file."""
+        return [problem for problems in self._problems.values() for problem in problems]
 
     def _example(self, text: str) -> None:
         if len(self.examples) < MAX_EXAMPLES:

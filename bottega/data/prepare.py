@@ -60,7 +60,8 @@ def rows(
 
     Args:
         template: None means the tokenizer's own.
-        kind: `text` (all but the first token train), `chat` (masked), `preference` (shared prefix, chosen and rejected).
+        kind: `text` (all but the first token train), `chat` (masked), `preference` (shared prefix, chosen and
+            rejected).
         max_tokens: the most ids of a row (of a prefix with one branch, for preferences), at least 2.
         over_length: what happens to longer rows: `error`, `drop`, `split` (windows) or `truncate`.
         mask, thinking: as in `chat.encode_many`.
@@ -89,9 +90,23 @@ def iterate(
     Raises:
         UserError, Unsafe: as `rows`.
     """
+    index = 0
+    for sample, answer in encoded(samples, tokenizer, template, plan=plan, ledger=ledger):
+        for prefix, branches, extras in fitted(sample, answer, tokenizer, plan=plan, ledger=ledger):
+            yield Row(index=index, prefix=prefix, branches=branches, extras=extras)
+            index += 1
+
+
+def encoded(
+    samples: Iterable[Sample | Problem], tokenizer: Any, template: Template, *, plan: Plan, ledger: Ledger
+) -> Iterator[tuple[Sample, Any]]:
+    """Each usable sample with its tokens (for preferences: prefix, chosen, rejected, margin), before any cutting.
+
+    Raises:
+        UserError, Unsafe: as `rows`.
+    """
     encoders: dict[str, Callable[..., list[Any]]] = {"text": _sequences, "chat": _sequences, "preference": _preferences}
     noted = plan.kind == "text"
-    index = 0
     for batch in _batched(samples, BATCH):
         good: list[Sample] = []
         for sample in batch:
@@ -109,10 +124,8 @@ def iterate(
         for sample, answer in zip(good, encoders[plan.kind](good, tokenizer, template, plan, ledger)):
             if isinstance(answer, Problem):
                 ledger.problem(answer)
-                continue
-            for prefix, branches, extras in _fitted(sample, answer, tokenizer, plan, ledger):
-                yield Row(index=index, prefix=prefix, branches=branches, extras=extras)
-                index += 1
+            else:
+                yield sample, answer
 
 
 def _batched(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
@@ -129,12 +142,9 @@ def _unfit(sample: Sample, plan: Plan) -> Problem | None:
             return Problem(where, f"a {type(sample).__name__} where a preference (chosen, rejected) is needed")
     elif isinstance(sample, Preference | Labelled):
         return Problem(where, f"a {type(sample).__name__} where {plan.kind} is needed; train it with another objective")
-    elif plan.kind == "chat" and isinstance(sample, Conversation):
-        learns = any(turn.role == "assistant" if turn.weight is None else turn.weight > 0 for turn in sample.turns)
-        if not learns and plan.mask in ("assistant", "last"):
-            has = any(turn.role == "assistant" for turn in sample.turns)
-            if not has:
-                return Problem(where, "a chat without an assistant turn, so there is nothing to learn")
+    elif plan.kind == "chat" and isinstance(sample, Conversation) and plan.mask in ("assistant", "last"):
+        if not any(turn.role == "assistant" or turn.weight for turn in sample.turns):
+            return Problem(where, "a chat without an assistant turn, so there is nothing to learn")
     return None
 
 
@@ -165,7 +175,7 @@ def _preferences(
     """Prefix, chosen and rejected of each preference."""
     both: list[Conversation] = []
     for pair in batch:
-        prompt = tuple(_untrained(turn) for turn in pair.prompt)
+        prompt = untrained(pair.prompt)
         for side in (pair.chosen, pair.rejected):
             both.append(Conversation(turns=(*prompt, *side), tools=pair.tools, where=pair.where))
     encoded = encode_many(both, tokenizer, template, mask=plan.mask, thinking=plan.thinking)
@@ -180,8 +190,9 @@ def _preferences(
     return answers
 
 
-def _untrained(turn: Turn) -> Turn:
-    return replace(turn, weight=0.0)
+def untrained(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """The turns as context: none trains."""
+    return tuple(replace(turn, weight=0.0) for turn in turns)
 
 
 def fork(chosen: Tokens, rejected: Tokens) -> tuple[Tokens, Tokens, Tokens]:
@@ -202,8 +213,12 @@ def fork(chosen: Tokens, rejected: Tokens) -> tuple[Tokens, Tokens, Tokens]:
 Parts = tuple[Tokens, tuple[Tokens, ...], dict[str, list[float]]]
 
 
-def _fitted(sample: Sample, answer: Any, tokenizer: Any, plan: Plan, ledger: Ledger) -> Iterator[Parts]:
-    """The parts of the rows that come of one sample, after the over-length policy."""
+def fitted(sample: Sample, answer: Any, tokenizer: Any, *, plan: Plan, ledger: Ledger) -> Iterator[Parts]:
+    """The parts (prefix, branches, extras) of the rows that come of one encoded sample, after the over-length policy.
+
+    Raises:
+        UserError: the sample is too long under `error`.
+    """
     if plan.kind == "preference":
         yield from _fitted_pair(sample, answer, plan, ledger)
         return

@@ -67,7 +67,8 @@ def read(paths: str | Path | Iterable[str | Path], *, columns: Mapping[str, str]
 
     Args:
         paths: files or folders, one or many.
-        columns: wanted name -> name in the file: a mapping for plain tables, e.g. {"prompt": "frage", "response": "antwort"}.
+        columns: wanted name -> name in the file: a mapping for plain tables, e.g. {"prompt": "frage", "response":
+            "antwort"}.
 
     Raises:
         UserError: a path is missing, a file is empty, or an optional package for its kind is not installed.

@@ -2,11 +2,11 @@
 
 Left out: token ids and weights (chat.py). Nothing here knows a template's name or a special token.
 
-The contents of trained turns are marked with private-use characters, the conversation is rendered once, and the marks are
-taken out again: that gives the exact text and where each content lies in it. What the template writes around an answer (the
-prompt to generate in front, the text that ends the turn behind) is learnt once per template from probe conversations. A turn
-that does not look like the probe (tool calls, a template that reacts to the marks) is found by rendering its prefixes
-and comparing; where even that fails, the row is a problem and says so.
+The contents of trained turns are marked with private-use characters, the conversation is rendered once, and the marks
+are taken out again: that gives the exact text and where each content lies in it. What the template writes around an
+answer (the prompt to generate in front, the text that ends the turn behind) is learnt once per template from probe
+conversations. A turn that does not look like the probe (tool calls, a template that reacts to the marks) is found by
+rendering its prefixes and comparing; where even that fails, the row is a problem and says so.
 """
 
 from __future__ import annotations
@@ -84,9 +84,10 @@ class Jinja:
 class Shape:
     """What a template writes around turns, learnt from probes.
 
-    prompt: the prompt to generate, as far as finished turns repeat it; gap: all that stands between a prompt without it and
-    an answer; ends: role -> the text that ends a turn of it; notes: what a user should know. thinking: `field` when the
-    template takes the thinking apart from the content, `content` when it leaves a block in the content alone, else `none`.
+    prompt: the prompt to generate, as far as finished turns repeat it; gap: all that stands between a prompt without
+        it and an answer; ends: role -> the text that ends a turn of it; notes: what a user should know. thinking:
+        `field` when the template takes the thinking apart from the content, `content` when it leaves a block in the
+        content alone, else `none`.
     """
 
     prompt: str
@@ -97,7 +98,7 @@ class Shape:
 
 
 def split_thinking(text: str) -> tuple[str | None, str]:
-    """The thinking block at the start of a content and the rest: '<think>\\nhm\\n</think>\\n\\nyes' -> ('hm', 'yes')."""
+    """The thinking block that starts a content, and the rest: '<think>\\nhm\\n</think>\\n\\nyes' -> ('hm', 'yes')."""
     match = _INLINE.match(text)
     return (match[1].strip("\n"), text[match.end() :]) if match else (None, text)
 
@@ -232,9 +233,8 @@ def _locate(chat: Chat, text: str | Refused, exact: str | None, template: Jinja,
     at = 0
     for turn in sorted(chat.wanted):
         opened = found.get(turn)
-        span = _near(turn, chat.messages[turn], whole, opened, at, shape) if opened else None
-        if span is None:
-            span = _by_prefix(turn, chat, whole, opened, template)
+        near = _near(turn, chat.messages[turn], whole, opened, at, shape) if opened else None
+        span = near or _by_prefix(turn, chat, whole, opened, template)
         if isinstance(span, Refused):
             return span
         if opened and opened[2] and not opened[3]:
@@ -301,7 +301,7 @@ def _near(turn: int, message: Message, text: str, found: Found, at: int, shape: 
 
 
 def _by_prefix(turn: int, chat: Chat, text: str, found: Found | None, template: Jinja) -> Span | Refused:
-    """The span between the rendering of the turns before (with the prompt to generate) and that of the turns up to it."""
+    """The span between the rendering of the turns before, prompt to generate included, and that of the turns to it."""
     before, upto = chat.messages[:turn], chat.messages[: turn + 1]
     bare, asking, done = template.many(
         [(before, chat.tools, False), (before, chat.tools, True), (upto, chat.tools, False)]
@@ -317,7 +317,7 @@ def _by_prefix(turn: int, chat: Chat, text: str, found: Found | None, template: 
         end = len(done.rstrip())
     if start < 0 or end < start or (found and not start <= found[0] <= found[1] <= end):
         return Refused(
-            f"the template is not prefix-stable, so turn {turn + 1} cannot be found in its text; mask it with weight 0, "
+            f"the template is not prefix-stable, so turn {turn + 1} cannot be found in its text; give it weight 0, "
             "or name another template"
         )
     return Span(turn, start, max(start, found[0]) if found else start, end)

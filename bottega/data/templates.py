@@ -304,4 +304,4 @@ NAMED: dict[str, str] = {
     "plain": PLAIN,
     "concat": CONCAT,
 }
-"""Name -> Jinja source. `plain`: roles as words, for bases without a format; `concat`: prompt and answer as they are."""
+"""Name -> Jinja source. `plain`: roles as words, for bases without a format; `concat`: prompt and answer, bare."""
