@@ -218,7 +218,7 @@ def _subjects() -> list[tuple[str, str, str, tuple[str, ...]]]:
     firsts = rng.sample(words.WOMEN + words.MEN, NUM_PEOPLE)
     rows: list[tuple[str, str, str, tuple[str, ...]]] = []
     for first, last in zip(firsts, family, strict=False):
-        values = (
+        values: tuple[str, ...] = (
             article(rng.choice(list(words.JOBS))),
             rng.choice(towns),
             article(rng.choice(list(words.ANIMALS))),
