@@ -208,10 +208,10 @@ class Inputs(Protocol):
 class Attached:
     """A model with a method attached: what the loop needs to train, save and merge it, and what it can do.
 
-    model: the module the Scorer calls. groups: optimizer parameter groups, dicts with `named` (name, parameter) pairs and optionally `lr_scale`, `weight_decay`;
-    empty: every parameter that requires a gradient.
-    before_step / after_step(step) -> True when the set of trainable parameters changed (LISA): the loop then rebuilds what hangs
-    on it. reference_kind: `off` (the adapter switched off is the model at the stage's start), `copy` (it is not: keep
+    model: the module the Scorer calls. groups: optimizer parameter groups, dicts with `params`, `names` and the factors `lr_scale` and `weight_decay` on the
+    recipe's values.
+    before_step / after_step(step, from 1) -> True when the set of trainable parameters changed (LISA): the loop then rebuilds
+    what hangs on it. reference_kind: `off` (the adapter switched off is the model at the stage's start), `copy` (it is not: keep
     a frozen copy or cached log-probs). packs / shards / merges: can train packed rows, under FSDP2, can be merged.
     save(folder): what must be on disk beside a state to use the result. merge() -> a plain transformers model.
     """

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bottega.core.types import Attached, Scores, Targets
+from bottega.core.types import Attached, Inputs, Scores, Targets
 from bottega.models import heads
 from bottega.models.layout import Layout
 
@@ -71,7 +71,7 @@ class Scorer(nn.Module):
             The scores by need.
         """
         with self._as(view) as model, self._autocast(layout.ids_BT.device.type):
-            hidden_SD, flat = self._hidden(model, layout)
+            hidden_SD, flat = self._hidden(model, layout, self.inputs if view == "policy" else None)
             scores: Scores = {}
             for need in needs:
                 scores[need] = self._statistic(need, model, hidden_SD, flat, layout, targets)
@@ -91,18 +91,17 @@ class Scorer(nn.Module):
             if self.reference[0] is not None:
                 yield self.reference[0]
             elif self.reference_kind == "off":
-                with self.model.disable_adapter():
+                with self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else contextlib.nullcontext():
                     yield self.model
             else:
                 raise AssertionError("no reference: the method needs a copy or cached log-probabilities")
 
-    def _hidden(self, model: nn.Module, layout: Layout) -> tuple[Tensor, Tensor]:
+    def _hidden(self, model: nn.Module, layout: Layout, inputs: Inputs | None) -> tuple[Tensor, Tensor]:
         """Hidden states at the supervised positions (S, D) and all of them (B*T, D)."""
         extra: dict[str, Any] = {}
         if layout.geometry is not None:
             geometry = layout.geometry
-            if self.inputs is not None and self.inputs.num_prefix:
-                geometry.prefix_kv = self.inputs.prefix_kv
+            geometry.prefix_kv = inputs.prefix_kv if inputs is not None else None
             extra["layout"] = geometry
         call = self.compiled if self.compiled is not None and model is self.model else heads.trunk(model)
         out = call(

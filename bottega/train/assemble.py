@@ -12,6 +12,7 @@ from torch import nn
 from bottega.core.errors import UserError
 from bottega.core.types import Attached, Row, Source, Spec
 from bottega.models.heads import causal_model
+from bottega.models.methods.groups import make_groups
 from bottega.models.score import Scorer
 from bottega.train import optim, parallel
 from bottega.train.loop import Parts
@@ -30,6 +31,7 @@ def assemble(
     save_model: Callable[[str], None] | None = None,
     sample_rows: Sequence[Row] = (),
     world: parallel.World | None = None,
+    strategy: str = "ddp",
     reference: nn.Module | None = None,
 ) -> Parts:
     """Everything the loop needs, built in the one right order.
@@ -38,6 +40,7 @@ def assemble(
         packed: what the numeric probe at load said; a method that cannot pack wins over it.
         save_model: writes a checkpoint's model folder; the method's own `save` when None.
         sample_rows: rows from which the heaviest batch is made up.
+        world, strategy: the processes, and how they share the work: ddp (a replica each) or fsdp (sharded; the caller saves).
         reference: a frozen copy for objectives that score with the reference while training.
 
     Raises:
@@ -45,12 +48,16 @@ def assemble(
     """
     world = world or parallel.World()
     packed = packed and attached.packs
-    if world.size > 1 and settings.parallel == "fsdp" and not attached.shards:
-        raise UserError(f"method {attached.name} cannot be sharded: use parallel: ddp")
+    if attached.inputs is not None and not packed:
+        raise UserError(f"method {attached.name} puts positions before every sequence, which needs packed rows: use method lora")
+    if world.size > 1 and strategy == "fsdp" and not attached.shards:
+        raise UserError(f"method {attached.name} cannot be sharded: use ddp")
     if settings.checkpointing:
         causal_model(attached.model).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if hasattr(causal_model(attached.model), "enable_input_require_grads"):
             causal_model(attached.model).enable_input_require_grads()
+    if not {"nll", "logp", "entropy"} & set(spec.needs):
+        _rest_head(attached)
     if settings.precision not in ("fp32", "bf16"):
         raise UserError(f"precision {settings.precision!r} is not known: use fp32 or bf16")
     scorer = Scorer(
@@ -61,7 +68,7 @@ def assemble(
         value="value" in spec.needs,
         reference=reference,
     )
-    wrapped = parallel.wrap(scorer, world, settings.parallel)
+    wrapped = parallel.wrap(scorer, world, strategy)
     parts = Parts(
         attached=attached,
         spec=spec,
@@ -80,19 +87,33 @@ def assemble(
     return parts
 
 
+def _rest_head(attached: Attached) -> None:
+    """An objective that reads no logits leaves an untied head out of the training: the loss would not reach it."""
+    model = causal_model(attached.model)
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is not embeddings.weight:
+        head.requires_grad_(False)
+
+
 def _optimizer(attached: Attached, scorer: Scorer, settings: LoopSettings):
-    """The optimizer over the method's groups (or every trainable parameter), and over the Scorer's own heads."""
+    """The optimizer over the method's groups and the Scorer's own heads."""
+    named = dict(scorer.named_parameters())  # sharding has put other objects in the places of those the method named
     groups = []
-    for group in attached.groups or [{"named": list(attached.model.named_parameters())}]:
-        groups += optim.split_decay(
-            group["named"], weight_decay=group.get("weight_decay", settings.weight_decay), lr_scale=group.get("lr_scale", 1.0)
-        )
+    for group in attached.groups:
+        members = [named[name] if name in named else named[f"model.{name}"] for name in group["names"]]
+        groups.append({**group, "params": [p for p in members if p.requires_grad]})
     if scorer.value is not None:
-        groups += optim.split_decay(scorer.value.named_parameters(), weight_decay=0.0)
+        groups += make_groups(scorer.value.named_parameters())
     if not groups:
         raise UserError(f"method {attached.name} leaves nothing to train: check its targets")
     return optim.make(
-        settings.optimizer, groups, lr=settings.lr, beta1=settings.beta1, beta2=settings.beta2, eps=settings.eps
+        settings.optimizer,
+        groups,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+        eps=settings.eps,
     )
 
 
@@ -106,4 +127,4 @@ def _rebuild(parts: Parts, settings: LoopSettings) -> None:
             if parameter in kept:
                 parts.optimizer.state[parameter] = kept[parameter]
     if isinstance(parts.wrapped, nn.parallel.DistributedDataParallel):
-        parts.wrapped = parallel.wrap(parts.scorer, parts.world, settings.parallel)
+        parts.wrapped = parallel.wrap(parts.scorer, parts.world, "ddp")

@@ -26,9 +26,14 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"{PREFIX}{step:07d}"
 
 
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
+    return int(path.name.removeprefix(PREFIX))
+
+
 def steps_in(folder: Path) -> list[int]:
     """Steps that have a checkpoint, oldest first."""
-    return sorted(int(p.name.removeprefix(PREFIX)) for p in folder.glob(f"{PREFIX}*") if p.is_dir())
+    return sorted(step_of(p) for p in folder.glob(f"{PREFIX}*") if p.is_dir())
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -75,16 +80,22 @@ def save(
 
 
 def restore(path: Path, *, scorer: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put weights, optimizer and random state back as `path` has them; returns the loop's state."""
+    """Put weights, optimizer and random state back as `path` has them; returns the loop's state.
+
+    Parameters that do not learn now but are in the model folder come back too: they may have learned before (LISA).
+    """
     names = trainable(scorer)
     stored: dict[str, Tensor] = {}
     extra = path / "state" / "weights.safetensors"
     if extra.exists():
         stored = load_file(extra)
     with torch.no_grad():
-        for name, parameter in names.items():
+        for name, parameter in scorer.named_parameters():
             value = stored[name] if name in stored else _read(path / "model", name)
-            parameter.copy_(value)
+            if value is not None:
+                parameter.copy_(value)
+            elif name in names:
+                raise Unsafe(f"{path} does not hold the weight {name!r}: the checkpoint is not of this model")
     states = load_file(path / "state" / "optimizer.safetensors")
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, tensor in states.items():
@@ -168,9 +179,9 @@ def _held(model_folder: Path, name: str, parameter: nn.Parameter) -> bool:
     return False
 
 
-def _read(model_folder: Path, name: str) -> Tensor:
+def _read(model_folder: Path, name: str) -> Tensor | None:
     for file in model_folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             if _stem(name) in tensors.keys():  # noqa: SIM118
                 return tensors.get_tensor(_stem(name))
-    raise Unsafe(f"{model_folder} does not hold the weight {name!r}: the checkpoint is not of this model")
+    return None

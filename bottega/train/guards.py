@@ -44,8 +44,9 @@ class SelfCheck:
             UserError: a trainable parameter is not reached by the loss.
         """
         for name, p in module.named_parameters():
-            if name not in self.moving or not p.requires_grad:
+            if not p.requires_grad:
                 continue
+            self.moving.add(name)
             if p.grad is None:
                 raise UserError(f"{name} is to be trained but the loss does not reach it: leave it out of the method's targets")
             if bool((p.grad != 0).any()):

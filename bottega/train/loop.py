@@ -86,7 +86,7 @@ class Loop:
         with append_jsonl(self.folder / "metrics.jsonl") as log, append_jsonl(self.folder / "timing.jsonl") as timing:
             while self.step < self.settings.steps and self.outcome.reason == "steps":
                 began, cpu = time.perf_counter(), time.process_time()
-                line = self._one_step()
+                line = self.one_step()
                 spent = {"step": self.step, "seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
                 due = self._due(self.settings.eval_every)
                 if due:
@@ -108,6 +108,9 @@ class Loop:
     def _resume(self) -> None:
         path = checkpoint.newest_good(self.folder / "checkpoints", self.progress.note)
         if path is not None:
+            before_step = self.parts.attached.before_step
+            if before_step is not None and before_step(checkpoint.step_of(path) + 1):
+                self.parts.rebuild()
             state = checkpoint.restore(path, scorer=self.parts.scorer, optimizer=self.parts.optimizer)
             self.step, self.cursor = state["step"], state["cursor"]
             self.tokens_seen, self.bad_evaluations = state["tokens_seen"], state["bad_evaluations"]
@@ -196,9 +199,10 @@ class Loop:
         batches = [[mine[i] for i in members] for members in plan]
         return batches + [[] for _ in range(wanted - len(batches))]
 
-    def _one_step(self) -> dict[str, Any]:
+    def one_step(self) -> dict[str, Any]:
+        """Take one optimizer step and return its line of the log."""
         parts, settings, world = self.parts, self.settings, self.parts.world
-        if parts.attached.before_step is not None and parts.attached.before_step(self.step):
+        if parts.attached.before_step is not None and parts.attached.before_step(self.step + 1):
             parts.rebuild()
         rows, self.cursor = parts.source.next()
         if parts.spec.prepare is not None:
@@ -224,7 +228,7 @@ class Loop:
             self.check.after_backward(parts.scorer)
         parts.optimizer.step()
         parts.optimizer.zero_grad(set_to_none=True)
-        if parts.attached.after_step is not None and parts.attached.after_step(self.step):
+        if parts.attached.after_step is not None and parts.attached.after_step(self.step + 1):
             parts.rebuild()
         self.step += 1
         self._check_done(metrics["loss"])

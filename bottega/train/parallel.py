@@ -39,6 +39,7 @@ def join() -> World:
 def leave(world: World) -> None:
     """Leave the process group."""
     if world.size > 1 and dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 

@@ -40,4 +40,3 @@ class LoopSettings:
     checkpointing: bool = False
     precision: str = "fp32"
     compile: bool = False
-    parallel: str = "ddp"
