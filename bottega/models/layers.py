@@ -1,4 +1,5 @@
-"""The parts of a foreign model, found by type and number, never by family name: decoder layers, linear layers, key/value shapes.
+"""The parts of a foreign model, found by type and number, never by family name: decoder layers, linear layers,
+key/value shapes.
 
 Left out: the head (models/heads.py) and attention (models/attention.py).
 """
@@ -24,11 +25,16 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
         UserError: there is none, or more than one.
     """
     wanted = text_config(model).num_hidden_layers
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == wanted]
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == wanted
+    ]
     outer = [module for name, module in found if not any(name.startswith(f"{other}.") for other, _ in found)]
     if len(outer) != 1:
         raise UserError(
-            f"{type(model).__name__} has {len(outer)} lists of {wanted} layers where one stack was expected; use method full or lora"
+            f"{type(model).__name__} has {len(outer)} lists of {wanted} layers where one stack was expected; use "
+            f"method full or lora"
         )
     return outer[0]
 
@@ -39,7 +45,9 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
     head = model.get_output_embeddings()
     return {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
     }
 
 

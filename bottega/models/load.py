@@ -1,7 +1,7 @@
 """Any decoder of transformers from safetensors, with its tokenizer and what a numeric probe found out about it.
 
-Left out: GGUF, quantised and encoder-decoder models, placing on devices (train/assemble.py). Nothing here opens a pickle or
-runs a model's own code, unless trusted by revision; only a Hub id opens a connection.
+Left out: GGUF, quantised and encoder-decoder models, placing on devices (train/assemble.py). Nothing here opens a
+pickle or runs a model's own code, unless trusted by revision; only a Hub id opens a connection.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def load(
     Args:
         model: what the user calls it; an existing folder is taken before a Hub id.
         dtype: float32, bfloat16, float16 or float64, whatever the file holds.
-        trust: run code that comes with the model; needs `revision` (a 40-hex commit; for a folder the hash of its code).
+        trust: run code that comes with the model; needs `revision` (a 40-hex commit; for a folder the hash of its
+        code).
         revision: branch, tag or commit of a Hub id.
         offline: True opens no connection; None asks the environment.
         options: more keyword arguments of `from_pretrained`, from a method's `load_options()`.
@@ -88,7 +89,9 @@ def load(
     for adapter in place.adapters:
         if attached is not None:
             if attached.merge is None:
-                raise UserError(f"{adapter} lies on a {attached.name} adapter, which cannot be merged; use one of them alone")
+                raise UserError(
+                    f"{adapter} lies on a {attached.name} adapter, which cannot be merged; use one of them alone"
+                )
             module = attached.merge()
         attached = _attach(module, adapter)
     module.eval()
@@ -146,8 +149,8 @@ def load_weights(
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError(
-            f"{folder} lacks {len(missing)} of the tensors of {type(module).__name__} ({missing[0]} ...), which would stay "
-            f"random; use a folder that has them"
+            f"{folder} lacks {len(missing)} of the tensors of {type(module).__name__} ({missing[0]} ...), which would "
+            f"stay random; use a folder that has them"
         )
     return module
 
@@ -208,8 +211,8 @@ def _check_vocabulary(module: nn.Module, tokenizer: Any, folder: Path) -> None:
     rows = module.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise UserError(
-            f"the tokenizer of {folder} has {len(tokenizer)} tokens but the model only {rows} embeddings; use the tokenizer "
-            f"that belongs to it"
+            f"the tokenizer of {folder} has {len(tokenizer)} tokens but the model only {rows} embeddings; use the "
+            f"tokenizer that belongs to it"
         )
 
 

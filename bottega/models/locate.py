@@ -61,13 +61,19 @@ def locate(name: str, *, revision: str | None = None, offline: bool | None = Non
 
 def is_offline() -> bool:
     """Whether the environment says that no connection may be opened."""
-    return any(os.environ.get(key, "").upper() in ("1", "ON", "YES", "TRUE") for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(
+        os.environ.get(key, "").upper() in ("1", "ON", "YES", "TRUE")
+        for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
 
 
 def _locate(name: str, revision: str | None, offline: bool, code: bool, bases_left: int) -> Place:
     folder = GARZONE if name == "garzone" else Path(name).expanduser()
     if name == "garzone" and not (folder / "config.json").is_file():
-        raise UserError(f"the bundled base is not in this copy ({folder} is empty); remake it as its card says, or name another model")
+        raise UserError(
+            f"the bundled base is not in this copy ({folder} is empty); remake it as its card says, or name another "
+            f"model"
+        )
     if not folder.is_dir():
         folder, commit = _from_hub(name, revision, offline, code)
         return _opened(name, folder, commit, offline, code, bases_left)
@@ -78,21 +84,30 @@ def _opened(name: str, folder: Path, commit: str | None, offline: bool, code: bo
     if (folder / "adapter_config.json").is_file():
         return _on_its_base(name, folder, offline, code, bases_left)
     if (folder / "config.json").is_file():
-        return Place(name=name, base=folder, base_id=name if commit or name == "garzone" else str(folder.resolve()), commit=commit)
+        return Place(
+            name=name,
+            base=folder,
+            base_id=name if commit or name == "garzone" else str(folder.resolve()),
+            commit=commit,
+        )
     if (folder / "stages").is_dir():
         found, notes = newest_result(folder)
         place = _opened(name, found, None, offline, code, bases_left)
         return replace(place, name=name, notes=(*notes, *place.notes))
     if _is_model(folder / "model"):  # a checkpoint
         return _opened(name, folder / "model", commit, offline, code, bases_left)
-    raise UserError(f"{folder} is no model: it has neither config.json, adapter_config.json nor a run's stages; name another folder")
+    raise UserError(
+        f"{folder} is no model: it has neither config.json, adapter_config.json nor a run's stages; name another folder"
+    )
 
 
 def _on_its_base(name: str, folder: Path, offline: bool, code: bool, bases_left: int) -> Place:
     config = safety.check_adapter(folder)
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise UserError(f"{folder / 'adapter_config.json'} does not name its base (base_model_name_or_path); write it there")
+        raise UserError(
+            f"{folder / 'adapter_config.json'} does not name its base (base_model_name_or_path); write it there"
+        )
     if bases_left == 0:
         raise UserError(f"{folder} lies on more than {MAX_BASES} adapters; merge them first")
     beside = folder / base
@@ -120,7 +135,9 @@ def newest_result(run: str | Path) -> tuple[Path, tuple[str, ...]]:
             model = kept if _is_model(kept) else kept / "model"
             if not _is_model(model):
                 continue
-            problems = rundir.verify_manifest(kept) if (kept / rundir.MANIFEST).is_file() or kept.name != "result" else []
+            problems = (
+                rundir.verify_manifest(kept) if (kept / rundir.MANIFEST).is_file() or kept.name != "result" else []
+            )
             if not problems:
                 return model, tuple(notes)
             notes.append(f"passed over {kept}: {problems[0]}")
@@ -138,7 +155,7 @@ def _from_hub(name: str, revision: str | None, offline: bool, code: bool) -> tup
     if not _HUB_ID.fullmatch(name) or name.startswith((".", "~")):
         raise UserError(f"there is no folder {name!r}, and it is no Hub id (owner/name); check the path")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 
     patterns = [*_HUB_FILES, "*.py"] if code else _HUB_FILES
     try:
@@ -146,12 +163,18 @@ def _from_hub(name: str, revision: str | None, offline: bool, code: bool) -> tup
             name, revision=revision, local_files_only=offline, allow_patterns=patterns, ignore_patterns=["*/*"]
         )
     except LocalEntryNotFoundError:
-        why = "it is not in the local cache and offline is set" if offline else "the hub cannot be reached and it is not in the local cache"
-        raise UserError(f"{name!r} is no local folder and could not be fetched: {why}; fetch it on a connected machine first") from None
+        why = (
+            "it is not in the local cache and offline is set"
+            if offline
+            else "the hub cannot be reached and it is not in the local cache"
+        )
+        raise UserError(
+            f"{name!r} is no local folder and could not be fetched: {why}; fetch it on a connected machine first"
+        ) from None
     except (HTTPError, HFValidationError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
-            f"{name!r} is no local folder and could not be fetched ({first}); check the name, the revision, the connection "
-            f"and your access token"
+            f"{name!r} is no local folder and could not be fetched ({first}); check the name, the revision, the "
+            f"connection and your access token"
         ) from None
     return Path(found), Path(found).name

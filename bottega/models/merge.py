@@ -26,11 +26,12 @@ MIN_EQUAL = 0.95
 
 
 def merge(attached: Attached) -> tuple[nn.Module, dict[str, float]]:
-    """The plain transformers model that `attached` amounts to, in float32, and how far its logits are from the unmerged.
+    """The plain transformers model that `attached` amounts to, in float32, and how far its logits are from the
+    unmerged.
 
     Returns:
-        A copy without adapters (the attached model is left as it is), and {"merge_difference"}: the largest |difference|
-        of logits over the largest logit (or over 1, if that is less).
+        A copy without adapters (the attached model is left as it is), and {"merge_difference"}: the largest
+        |difference| of logits over the largest logit (or over 1, if that is less).
 
     Raises:
         UserError: the method cannot be merged. CheckFailed: the logits differ by more than 1e-5.
@@ -43,8 +44,8 @@ def merge(attached: Attached) -> tuple[nn.Module, dict[str, float]]:
     difference = float((wanted - got).abs().max() / wanted.abs().max().clamp_min(1.0))
     if not difference <= TOLERANCE:
         raise CheckFailed(
-            f"the merged model's logits differ from the adapter's by {difference:.1e} (limit {TOLERANCE:.0e}); it was not kept: "
-            f"use the adapter folder as it is"
+            f"the merged model's logits differ from the adapter's by {difference:.1e} (limit {TOLERANCE:.0e}); it was "
+            f"not kept: use the adapter folder as it is"
         )
     return merged, {"merge_difference": difference}
 
@@ -64,7 +65,9 @@ def cast(merged: nn.Module, dtype: torch.dtype) -> dict[str, float]:
     kl = float((before.exp() * (before - after)).sum(-1).mean())
     equal = float((before.argmax(-1) == after.argmax(-1)).double().mean())
     if kl > MAX_KL or equal < MIN_EQUAL:
-        raise CheckFailed(f"in {dtype} the merged model has KL {kl:.1e} and {equal:.0%} equal tokens (limits 1e-3, 95%); keep float32")
+        raise CheckFailed(
+            f"in {dtype} the merged model has KL {kl:.1e} and {equal:.0%} equal tokens (limits 1e-3, 95%); keep float32"
+        )
     return {"merge_kl": kl, "merge_equal": equal}
 
 

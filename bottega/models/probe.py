@@ -1,4 +1,5 @@
-"""What a loaded model can do, found by numbers on a few tokens: whether sequences may share a row, and which head is its own.
+"""What a loaded model can do, found by numbers on a few tokens: whether sequences may share a row, and which head is
+its own.
 
 Left out: speed. A name or "the function was called" proves nothing (some families call it and still mix sequences), so
 packed rows are compared with separate ones, and whatever differs takes the length-bucketed way.
@@ -57,8 +58,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 def probe(model: nn.Module) -> Probe:
     """Try packing on the real module and leave the packed attention installed where, and only where, it is exact.
 
-    Three sequences of 5, 9 and 3 tokens and two that share a prefix are run alone and in one row; what these cannot show
-    (a longer sliding window, half precision) is tried on a twin of two layers.
+    Three sequences of 5, 9 and 3 tokens and two that share a prefix are run alone and in one row; what these cannot
+    show (a longer sliding window, half precision) is tried on a twin of two layers.
     """
     vocabulary = layers.text_config(model).vocab_size
     before = model.config._attn_implementation
@@ -87,7 +88,11 @@ def _try_packing(model: nn.Module, vocabulary: int) -> tuple[bool, float, str]:
         ).logits[0]
     except _CANNOT as error:
         reason = (str(error).splitlines() or [""])[0][:100]
-        return False, float("inf"), f"this architecture takes no attention function of ours ({type(error).__name__}: {reason})"
+        return (
+            False,
+            float("inf"),
+            f"this architecture takes no attention function of ours ({type(error).__name__}: {reason})",
+        )
     difference = _difference(alone, _reorder(together, rows))
     said = f"sequences in one row differ from the same alone by {difference:.0e} of the largest logit"
     return difference <= _tolerance(model), difference, said

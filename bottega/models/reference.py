@@ -15,8 +15,9 @@ from bottega.core.types import Attached
 def frozen_copy(attached: Attached) -> nn.Module | None:
     """A frozen copy of the model as it is now, or None where switching the method off gives exactly that.
 
-    Call it when a stage begins, right after `attach`. Tensors that the method never trains are shared with the model, not copied: a
-    copy for LoRA costs the adapter alone. Full tuning and LISA copy everything, since any tensor may move.
+    Call it when a stage begins, right after `attach`. Tensors that the method never trains are shared with the model,
+    not copied: a copy for LoRA costs the adapter alone. Full tuning and LISA copy everything, since any tensor may
+    move.
     """
     if attached.reference_kind == "off":
         return None

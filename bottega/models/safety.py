@@ -1,6 +1,8 @@
-"""What a model folder may not contain, checked before anything in it is opened by a library: pickles, code, odd headers.
+"""What a model folder may not contain, checked before anything in it is opened by a library: pickles, code, odd
+headers.
 
-Left out: what the numbers are worth (a flipped bit inside a tensor is found by manifests, core/rundir.py). No torch here.
+Left out: what the numbers are worth (a flipped bit inside a tensor is found by manifests, core/rundir.py). No torch
+here.
 
 A refused folder ends with exit code 4 and one sentence.
 """
@@ -85,8 +87,8 @@ def weight_files(folder: str | Path) -> list[Path]:
     pickles = sorted(path.name for path in folder.iterdir() if path.is_file() and is_pickle(path))
     if pickles:
         raise Unsafe(
-            f"{folder} holds its weights only as {pickles[0]}, a pickle, which can run code when read; it was not opened: "
-            f"convert it to safetensors where you trust it, or use a revision that has them"
+            f"{folder} holds its weights only as {pickles[0]}, a pickle, which can run code when read; it was not "
+            f"opened: convert it to safetensors where you trust it, or use a revision that has them"
         )
     raise UserError(f"{folder} holds no weights (*.safetensors); name the folder that has them")
 
@@ -98,14 +100,17 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
     names = sorted({str(name) for name in shards.values()})
     for name in names:
         if "/" in name or "\\" in name or not name.endswith(".safetensors"):
-            raise Unsafe(f"{index} points at {name!r}, which is no safetensors file of its own folder; do not use this model")
+            raise Unsafe(
+                f"{index} points at {name!r}, which is no safetensors file of its own folder; do not use this model"
+            )
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing although {index.name} lists it; download the folder again")
     return [folder / name for name in names]
 
 
 def check_safetensors(path: str | Path) -> dict[str, Any]:
-    """Read and check a safetensors header: its size, its JSON, and that its tensors fill the file without gap or overlap.
+    """Read and check a safetensors header: its size, its JSON, and that its tensors fill the file without gap or
+    overlap.
 
     Returns:
         name -> {"dtype", "shape", "data_offsets"}; without `__metadata__`.
@@ -179,7 +184,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     size = path.stat().st_size
     if size > MAX_CONFIG_BYTES:
-        raise Unsafe(f"{path} has {size} bytes, more than the {MAX_CONFIG_BYTES} a config may have; do not use this model")
+        raise Unsafe(
+            f"{path} has {size} bytes, more than the {MAX_CONFIG_BYTES} a config may have; do not use this model"
+        )
     try:
         data = json.loads(path.read_bytes(), object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
@@ -193,7 +200,8 @@ def check_configs(folder: str | Path, *, trust: bool = False) -> None:
     """Refuse configs that name code to run: `auto_map` and its like, and keys with an underscore that nobody knows.
 
     Args:
-        trust: the user vouched for this very content (see `check_trust`); remote code of another repository stays refused.
+        trust: the user vouched for this very content (see `check_trust`); remote code of another repository stays
+        refused.
 
     Raises:
         Unsafe: the file and the key are named.
@@ -209,13 +217,13 @@ def check_configs(folder: str | Path, *, trust: bool = False) -> None:
                 _refuse_foreign_code(path, value)
             elif key in CODE_KEYS and value is not None and not trust:
                 raise Unsafe(
-                    f"{path} has {key!r}, which runs code that comes with the model; read that code and load with trust "
-                    f"and its revision, or use a model without it"
+                    f"{path} has {key!r}, which runs code that comes with the model; read that code and load with "
+                    f"trust and its revision, or use a model without it"
                 )
             elif key.startswith("_") and key not in KNOWN_UNDERSCORES and not trust and name == "config.json":
                 raise Unsafe(
-                    f"{path} has the unknown internal key {key!r}, which can reach code inside the library; remove it, or "
-                    f"load with trust and the revision"
+                    f"{path} has the unknown internal key {key!r}, which can reach code inside the library; remove "
+                    f"it, or load with trust and the revision"
                 )
 
 
@@ -224,8 +232,8 @@ def _refuse_foreign_code(path: Path, value: Any) -> None:
         for entry in target if isinstance(target, list) else [target]:
             if isinstance(entry, str) and "--" in entry:
                 raise Unsafe(
-                    f"{path} takes code from another repository ({entry}), which the revision does not pin; copy that code "
-                    f"beside the weights, or use another model"
+                    f"{path} takes code from another repository ({entry}), which the revision does not pin; copy that "
+                    f"code beside the weights, or use another model"
                 )
 
 
@@ -250,9 +258,13 @@ def check_adapter(folder: str | Path) -> dict[str, Any]:
     config = read_config(path)
     mapping = config.get("auto_mapping")
     library = str((mapping or {}).get("parent_library", "")) if isinstance(mapping, dict | None) else "?"
-    if config.get("megatron_config") is not None or (library and library.split(".")[0] not in ("transformers", "torch")):
+    if config.get("megatron_config") is not None or (
+        library and library.split(".")[0] not in ("transformers", "torch")
+    ):
         key = "megatron_config" if config.get("megatron_config") is not None else "auto_mapping"
-        raise Unsafe(f"{path} has {key!r}, which imports code of the file's choice; remove the key, or do not use this adapter")
+        raise Unsafe(
+            f"{path} has {key!r}, which imports code of the file's choice; remove the key, or do not use this adapter"
+        )
     for key, value in _keys(path, config):
         if key in CODE_KEYS and value is not None:
             raise Unsafe(f"{path} has {key!r}, which can run code; do not use this adapter")
@@ -285,6 +297,6 @@ def check_trust(name: str, *, revision: str | None, folder: Path | None) -> None
             )
     elif revision is None or not _REVISION.fullmatch(revision):
         raise Unsafe(
-            f"trusting the code of {name} needs the 40-hex commit that you have read as revision, not {revision!r}: a branch "
-            f"can change under you"
+            f"trusting the code of {name} needs the 40-hex commit that you have read as revision, not {revision!r}: a "
+            f"branch can change under you"
         )

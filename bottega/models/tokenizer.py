@@ -1,13 +1,12 @@
-"""Vocabularies from text: byte-level BPE and byte-level unigram, saved as Hugging Face folders; and growing one that exists.
+"""Vocabularies from text: byte-level BPE and byte-level unigram, saved as Hugging Face folders; and growing one that
+exists.
 
 Left out: normalising text. Whatever goes in comes out: encode then decode gives every text back, byte for byte.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,24 +57,26 @@ def train(
     Raises:
         UserError: vocab is too small, there is no text, or the kind is unknown.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers import AddedToken, decoders, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     specials = specials or Specials()
     named = specials.tokens()
     if vocab < MIN_VOCAB + len(named):
-        raise UserError(f"vocab {vocab} is too small: 256 bytes and {len(named)} special tokens need {MIN_VOCAB + len(named)}")
-    if kind not in ("bpe", "unigram"):
-        raise UserError(f"tokenizer kind {kind!r} is not one of bpe, unigram")
-    core = Tokenizer(models.BPE() if kind == "bpe" else models.Unigram())
+        raise UserError(
+            f"vocab {vocab} is too small: 256 bytes and {len(named)} special tokens need {MIN_VOCAB + len(named)}"
+        )
+    if kind not in LEARNERS:
+        raise UserError(f"tokenizer kind {kind!r} is not one of {', '.join(LEARNERS)}")
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), level]) if digits else level
-    core.decoder = decoders.ByteLevel()
+    splitter = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), level]) if digits else level
     counted = _Counted(texts)
-    with _one_thread():
-        core.train_from_iterator(counted, _trainer(kind, vocab, named))
+    special = [AddedToken(text, normalized=False, special=True) for text in named]
+    core = LEARNERS[kind](counted, splitter, vocab, special)
     if not counted.num_characters:
         raise UserError("there is no text to learn a vocabulary from; check the paths")
+    core.add_special_tokens(special)
+    core.decoder = decoders.ByteLevel()
     core.post_processor = processors.ByteLevel(trim_offsets=False)
     if specials.bos:
         core.post_processor = processors.TemplateProcessing(
@@ -106,30 +107,38 @@ class _Counted:
             yield text
 
 
-def _trainer(kind: str, vocab: int, named: Sequence[str]) -> Any:
-    from tokenizers import AddedToken, pre_tokenizers, trainers
+def _alphabet() -> list[str]:
+    from tokenizers import pre_tokenizers
 
-    special = [AddedToken(text, normalized=False, special=True) for text in named]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    if kind == "bpe":
-        return trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
-    return trainers.UnigramTrainer(
-        vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet, show_progress=False, shrinking_factor=0.75
+    return sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def _learn_bpe(texts: Iterable[str], splitter: Any, vocab: int, special: Sequence[Any]) -> Any:
+    from tokenizers import Tokenizer, models, trainers
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = splitter
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab, special_tokens=list(special), initial_alphabet=_alphabet(), show_progress=False
     )
+    core.train_from_iterator(texts, trainer)
+    return core
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Train in one thread: sums in a fixed order, the same vocabulary every time."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("TOKENIZERS_PARALLELISM")
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
+def _learn_unigram(texts: Iterable[str], splitter: Any, vocab: int, special: Sequence[Any]) -> Any:
+    from tokenizers import Tokenizer, models
+
+    from bottega.models.unigram import count_words, learn_pieces
+
+    words = count_words([word for word, _ in splitter.pre_tokenize_str(text)] for text in texts)
+    pieces = learn_pieces(words, size=vocab - len(special), alphabet=_alphabet())
+    core = Tokenizer(models.Unigram([(token.content, 0.0) for token in special] + pieces))
+    core.pre_tokenizer = splitter
+    return core
+
+
+LEARNERS: dict[str, Any] = {"bpe": _learn_bpe, "unigram": _learn_unigram}
+"""Kind of vocabulary -> function(texts, splitter, vocab, special tokens) -> a tokenizers.Tokenizer."""
 
 
 def num_rows(tokenizer: Any) -> int:
@@ -138,7 +147,8 @@ def num_rows(tokenizer: Any) -> int:
 
 
 def extend_model(model: nn.Module, tokenizer: Any) -> list[int]:
-    """Give `model` an embedding for every token of a tokenizer that has grown; new rows start at the mean of the old ones.
+    """Give `model` an embedding for every token of a tokenizer that has grown; new rows start at the mean of the old
+    ones.
 
     Rows are padded to a multiple of 128; old rows are untouched, so that old text gives the logits it gave.
 

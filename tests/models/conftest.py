@@ -7,7 +7,9 @@ from tests.models.tiny import tiny_model
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
-    """A function (family, **config) -> folder of a saved tiny model; the same call gives the same folder: do not write there."""
+    """A function (family, **config) -> folder of a saved tiny model; the same call gives the same folder: do not
+    write there.
+    """
     made = {}
 
     def find(family, **config):

@@ -27,7 +27,9 @@ def test_lisa_trains_embeddings_head_and_the_drawn_layers_and_swaps_every_so_man
         assert learning_layers(attached.model) == drawn[(step - 1) // 3]
         if attached.after_step(step):
             swaps.append(step)
-    assert swaps == [3 * i for i in (1, 2, 3) if drawn[i] != drawn[i - 1]] + ([12] if draw(4, 1, 1, 4) != drawn[3] else [])
+    assert swaps == [3 * i for i in (1, 2, 3) if drawn[i] != drawn[i - 1]] + (
+        [12] if draw(4, 1, 1, 4) != drawn[3] else []
+    )
     names = [name for group in attached.groups for name in group["names"]]
     assert "model.embed_tokens.weight" in names and "lm_head.weight" in names and "model.norm.weight" in names
     assert sum(p.numel() for group in attached.groups for p in group["params"]) == attached.facts["trainable"]

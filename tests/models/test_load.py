@@ -140,7 +140,10 @@ def test_a_hub_model_in_the_cache_loads_offline_and_is_known_by_its_commit(saved
     loaded = load("owner/tiny", offline=True)
     assert loaded.identity == f"owner/tiny@{commit}"
     method("lora", rank=2).attach(loaded.model).save(tmp_path / "adapter")
-    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/tiny"
+    assert (
+        json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "owner/tiny"
+    )
     assert load(tmp_path / "adapter", offline=True).adapter == str(tmp_path / "adapter")
 
 

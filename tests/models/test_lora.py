@@ -51,7 +51,10 @@ def test_the_table_names_every_method_and_an_unknown_option_gets_the_nearest():
         ({"rank": 8, "targets": "q_proj"}, 2 * 8 * (32 + 32)),
         ({"rank": 2, "targets": r"model\.layers\.1\..*proj"}, 2 * (64 + 2 * 48 + 64 + 2 * 80 + 80)),
         ({"rank": 2, "targets": "q_proj", "dora": True}, 2 * (2 * (32 + 32) + 32)),  # a magnitude for each output
-        ({"rank": 2, "targets": "q_proj", "new_tokens": [300, 301, 301]}, 2 * 2 * 64 + 2 * 32 * 2),  # embedding and head rows
+        (
+            {"rank": 2, "targets": "q_proj", "new_tokens": [300, 301, 301]},
+            2 * 2 * 64 + 2 * 32 * 2,
+        ),  # embedding and head rows
     ],
 )
 def test_the_number_of_trainable_numbers_is_the_formula(saved, options, trainable):
@@ -80,7 +83,9 @@ def test_a_name_that_also_fits_other_layers_is_kept_to_the_layers_matched(saved,
     attached = method("lora", rank=2, targets=r".*layers\.0\.mlp\.up_proj").attach(load_weights(saved("llama")))
     assert attached.facts["trainable"] == 2 * (32 + 48)
     attached.save(tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == ["model.layers.0.mlp.up_proj"]
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == [
+        "model.layers.0.mlp.up_proj"
+    ]
 
 
 def test_lora_plus_gives_b_a_learning_rate_of_its_own(saved):

@@ -13,7 +13,9 @@ from bottega.models.reference import frozen_copy
 from tests.models.test_lora import IDS, logits, stir
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "granite", "gpt2", "gpt_neox", "bloom", "gptj", "mixtral"])
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen3", "mistral", "granite", "gpt2", "gpt_neox", "bloom", "gptj", "mixtral"]
+)
 def test_the_merged_model_equals_the_adapter_and_the_adapter_stays(saved, family):
     attached = stir(method("lora", rank=4).attach(load_weights(saved(family))))
     wanted = logits(attached.model)
@@ -24,7 +26,9 @@ def test_the_merged_model_equals_the_adapter_and_the_adapter_stays(saved, family
     assert not any("lora" in name for name, _ in merged.named_parameters())
 
 
-@pytest.mark.parametrize("options", [{"rslora": True}, {"dora": True}, {"init": "pissa"}, {"init": "olora"}, {"alpha": 3.0}])
+@pytest.mark.parametrize(
+    "options", [{"rslora": True}, {"dora": True}, {"init": "pissa"}, {"init": "olora"}, {"alpha": 3.0}]
+)
 def test_every_kind_of_lora_merges(saved, options):
     attached = stir(method("lora", rank=4, **options).attach(load_weights(saved("llama"))), 0.01)
     assert merging.merge(attached)[1]["merge_difference"] <= 1e-5

@@ -1,9 +1,10 @@
 """Tiny random models and a matching tokenizer, saved as Hugging Face folders: the real stand-ins of every room's tests.
 
-Left out: sense. The weights are random, the sentences of the tokenizer are made up; only shapes, names and files are real.
+Left out: sense. The weights are random, the sentences of the tokenizer are made up; only shapes, names and files are
+real.
 
     from tests.models.tiny import tiny_model
-    path = tiny_model("llama", tmp_path / "model")                      # a folder with config, safetensors and tokenizer
+    path = tiny_model("llama", tmp_path / "model")  # a folder with config, safetensors and tokenizer
     path = tiny_model("mistral", tmp_path / "m", sliding_window=4, num_hidden_layers=1, tokenizer={"pad_is_eos": True})
 """
 

@@ -43,7 +43,10 @@ def method(name: str, **options: Any) -> Method:
     known = list(options_of(name))
     for option in options:
         if option not in known:
-            raise UserError(f"method {name!r} has no option {option!r}{_nearest(option, known)}; it has: {', '.join(known) or 'none'}")
+            raise UserError(
+                f"method {name!r} has no option {option!r}{_nearest(option, known)}; it has: "
+                f"{', '.join(known) or 'none'}"
+            )
     return maker(**options)
 
 

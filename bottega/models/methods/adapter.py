@@ -28,7 +28,8 @@ def save_adapter(adapted: PeftModel, folder: str | Path, starts: Mapping[str, Te
 
     Args:
         starts: A and B at the start, where the start moved part of the base into them (PiSSA, OLoRA). Saved is then the
-            update of the untouched base, s (B A - B0 A0), as one plain LoRA of twice the rank: A' = [A; A0], B' = [B, -B0].
+            update of the untouched base, s (B A - B0 A0), as one plain LoRA of twice the rank: A' = [A; A0], B' = [B,
+            -B0].
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,11 @@ def save_adapter(adapted: PeftModel, folder: str | Path, starts: Mapping[str, Te
         config.r, config.init_lora_weights = 2 * config.r, True
     config.inference_mode = True
     config.base_model_name_or_path = base_name(adapted.get_base_model()) or config.base_model_name_or_path
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        folder / WEIGHTS,
+        metadata={"format": "pt"},
+    )
     config.save_pretrained(str(folder))
 
 
@@ -75,15 +80,23 @@ def check_fits(model: nn.Module, folder: Path) -> LoraConfig:
         names |= safety.check_safetensors(file)
     modules = dict(model.named_modules())
     for name in names:
-        layer = re.sub(r"\.(lora_|trainable_tokens_|base_layer|token_adapter).*$", "", name.removeprefix("base_model.model."))
+        layer = re.sub(
+            r"\.(lora_|trainable_tokens_|base_layer|token_adapter).*$", "", name.removeprefix("base_model.model.")
+        )
         if layer not in modules and re.search(r"\.lora_[AB]\.", name):
-            raise UserError(f"the adapter {folder} has a layer {layer!r} that its base lacks; check base_model_name_or_path")
+            raise UserError(
+                f"the adapter {folder} has a layer {layer!r} that its base lacks; check base_model_name_or_path"
+            )
     known = set(LoraConfig.__dataclass_fields__)
-    return LoraConfig(**{key: value for key, value in raw.items() if key in known and key not in ("auto_mapping", "peft_type")})
+    return LoraConfig(
+        **{key: value for key, value in raw.items() if key in known and key not in ("auto_mapping", "peft_type")}
+    )
 
 
 def merge_adapter(adapted: PeftModel) -> nn.Module:
-    """A plain model with the adapter folded into its weights, in float32 (float64 stays); `adapted` is left as it is."""
+    """A plain model with the adapter folded into its weights, in float32 (float64 stays); `adapted` is left as it
+    is.
+    """
     fresh = copy.deepcopy(adapted)
     if fresh.get_base_model().dtype != torch.float64:
         fresh = fresh.float()

@@ -1,7 +1,7 @@
 """LISA: embeddings and head always learn, and of the layers only a few at a time, drawn anew every so many steps.
 
-Left out: importance other than uniform. (Pan et al. 2024, arXiv 2403.17919, algorithm 1.) Memory is that of the layers that
-learn now: the loop drops the optimizer state of the others when `after_step` says that the set changed.
+Left out: importance other than uniform. (Pan et al. 2024, arXiv 2403.17919, algorithm 1.) Memory is that of the layers
+that learn now: the loop drops the optimizer state of the others when `after_step` says that the set changed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Left out: quantised bases (QLoRA) and AdaLoRA, whose penalty and rank budget need the loop.
 
-W x becomes W x + s B A x with A (rank x in), B (out x rank), s = alpha / rank (Hu et al. 2021, arXiv 2106.09685, section 4.1).
+W x becomes W x + s B A x with A (rank x in), B (out x rank), s = alpha / rank (Hu et al. 2021, arXiv 2106.09685,
+section 4.1).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Lora:
 
     Args:
         rank: r, 1 to 1024. alpha: scale; None is 2 * rank. dropout: on the adapter's input.
-        targets: `all-linear` (every linear layer but the head), names (`q_proj`), or a regular expression that a layer's
-            full name must match.
+        targets: `all-linear` (every linear layer but the head), names (`q_proj`), or a regular expression that a
+            layer's full name must match.
         rslora: scale alpha / sqrt(rank) (arXiv 2312.03732). dora: learn magnitudes too (arXiv 2402.09353).
         init: zero (B = 0), gaussian, orthogonal, pissa (arXiv 2404.02948), olora (arXiv 2406.01775).
         lr_ratio: learning rate of B over that of A, LoRA+ (arXiv 2402.12354; 16 is typical there).
@@ -106,9 +107,13 @@ class Lora:
             task_type="CAUSAL_LM",
         )
         expected = sum(self.rank * (inputs + outputs) + outputs * self.dora for inputs, outputs in shapes.values())
-        expected += len(set(self.new_tokens)) * layers.text_config(model).hidden_size * (1 if layers.is_tied(model) else 2)
+        expected += (
+            len(set(self.new_tokens)) * layers.text_config(model).hidden_size * (1 if layers.is_tied(model) else 2)
+        )
         adapted = get_peft_model(model, config)
-        attached = _attached(adapted, chosen, self.lr_ratio, starts=_starts(adapted) if self.init in _MUTATING else None)
+        attached = _attached(
+            adapted, chosen, self.lr_ratio, starts=_starts(adapted) if self.init in _MUTATING else None
+        )
         trainable = attached.facts["trainable"]
         assert trainable == expected, f"LoRA trains {trainable} numbers, the formula says {expected}"
         attached.reference_kind = "copy" if self.init in _MUTATING else "off"
@@ -124,7 +129,9 @@ def refuse_adapted(model: nn.Module) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-        raise UserError("the model already carries an adapter; merge it first (then: merge), or continue it (then: continue)")
+        raise UserError(
+            "the model already carries an adapter; merge it first (then: merge), or continue it (then: continue)"
+        )
 
 
 def match_targets(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
@@ -180,7 +187,10 @@ def _token_rows(model: nn.Module, tokens: Sequence[int]) -> dict[str, list[int]]
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     rows = table.weight.shape[0]
     if not all(0 <= token < rows for token in tokens):
-        raise UserError(f"lora new_tokens {sorted(tokens)[-1]} is outside the model's {rows} embeddings; extend the vocabulary first")
+        raise UserError(
+            f"lora new_tokens {sorted(tokens)[-1]} is outside the model's {rows} embeddings; extend the vocabulary "
+            f"first"
+        )
     wanted = [table] if layers.is_tied(model) else [table, head]
     names = {id(module): name for name, module in model.named_modules()}
     return {names[id(module)]: sorted(set(tokens)) for module in wanted}
@@ -201,13 +211,20 @@ def _attached(adapted: nn.Module, chosen: list[str], lr_ratio: float, starts: di
         groups=groups,
         save=lambda folder: save_adapter(adapted, folder, starts),
         merge=lambda: merge_adapter(adapted),
-        facts={"trainable": trainable, "total": total, "share": trainable / total, "targets": layers.short_names(chosen)},
+        facts={
+            "trainable": trainable,
+            "total": total,
+            "share": trainable / total,
+            "targets": layers.short_names(chosen),
+        },
     )
 
 
 def _starts(adapted: nn.Module) -> dict[str, Tensor]:
     """Copies of A and B at the start, by name."""
-    return {name: p.detach().clone() for name, p in adapted.named_parameters() if ".lora_A." in name or ".lora_B." in name}
+    return {
+        name: p.detach().clone() for name, p in adapted.named_parameters() if ".lora_A." in name or ".lora_B." in name
+    }
 
 
 def attach_saved(model: nn.Module, folder: Path, *, trainable: bool) -> Attached:

@@ -1,7 +1,8 @@
-"""Prefix tuning: keys and values of a few positions before every sequence learn, in every layer; the model stays as it is.
+"""Prefix tuning: keys and values of a few positions before every sequence learn, in every layer; the model stays as it
+is.
 
-Left out: the two-layer reparametrisation of the paper. (Li and Liang 2021, arXiv 2101.00190, section 4.) The prefixes enter
-through the packed attention (core.types.Inputs), since PEFT serves one prefix a row; saved in PEFT's format.
+Left out: the two-layer reparametrisation of the paper. (Li and Liang 2021, arXiv 2101.00190, section 4.) The prefixes
+enter through the packed attention (core.types.Inputs), since PEFT serves one prefix a row; saved in PEFT's format.
 
 Shapes: L layers, N key/value heads, P prefix positions, H head size.
 """
@@ -40,8 +41,8 @@ class Prefix:
     """Train `length` key/value positions before every sequence.
 
     Args:
-        length: P, 1 to 1024. init: `tokens` starts from the model's own keys and values of random token ids, `random` from
-            a normal distribution of standard deviation 0.02. seed: of that start.
+        length: P, 1 to 1024. init: `tokens` starts from the model's own keys and values of random token ids, `random`
+            from a normal distribution of standard deviation 0.02. seed: of that start.
     """
 
     name = "prefix"
@@ -80,7 +81,9 @@ class Prefix:
         vocabulary = layers.text_config(model).vocab_size
         ids = torch.randint(vocabulary, (1, self.length), generator=torch.Generator().manual_seed(self.seed))
         with undisturbed(model):
-            cache = model(input_ids=ids.to(next(model.parameters()).device), past_key_values=DynamicCache(), use_cache=True).past_key_values
+            cache = model(
+                input_ids=ids.to(next(model.parameters()).device), past_key_values=DynamicCache(), use_cache=True
+            ).past_key_values
         return torch.stack([torch.cat([layer.keys, layer.values]) for layer in cache.layers])
 
 
@@ -92,7 +95,8 @@ def require_packed_attention(model: nn.Module) -> None:
     """
     if model.config._attn_implementation != attention.NAME:
         raise UserError(
-            f"prefix tuning needs packed attention, which {type(model).__name__} does not take (see the run's notes); use lora"
+            f"prefix tuning needs packed attention, which {type(model).__name__} does not take (see the run's notes); "
+            f"use lora"
         )
 
 
@@ -149,7 +153,9 @@ def attach_saved(model: nn.Module, folder: Path, *, trainable: bool) -> Attached
     wanted = (length, num_layers * 2 * num_heads * size)
     if table is None or tuple(table.shape) != wanted or raw.get("prefix_projection"):
         found = None if table is None else tuple(table.shape)
-        raise UserError(f"the prefix in {folder} has shape {found} where its base needs {wanted}; check base_model_name_or_path")
+        raise UserError(
+            f"the prefix in {folder} has shape {found} where its base needs {wanted}; check base_model_name_or_path"
+        )
     values = table.view(length, num_layers, 2, num_heads, size).permute(1, 2, 3, 0, 4)
     attached = _attached(model, KeyValuePrefix(values, trainable=trainable))
     attached.reference_kind = "copy"
