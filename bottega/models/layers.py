@@ -7,18 +7,22 @@ Left out: the head (models/heads.py) and attention (models/attention.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 from torch import nn
 
 from bottega.core.errors import UserError
 
+Model: TypeAlias = Any
+"""A transformers model, perhaps with adapters: an nn.Module with methods that nn.Module's type does not know."""
 
-def text_config(model: nn.Module):
+
+def text_config(model: Model) -> Any:
     """The config that describes the decoder (a model may wrap it)."""
     return getattr(model.config, "get_text_config", lambda: model.config)()
 
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
+def decoder_layers(model: Model) -> nn.ModuleList:
     """The stack of decoder layers: the one ModuleList as long as the config's number of layers.
 
     Raises:
@@ -39,7 +43,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     return outer[0]
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+def linear_layers(model: Model) -> dict[str, nn.Module]:
     """Every linear layer but the head, by its full name: nn.Linear and GPT-2's transposed Conv1D."""
     from transformers.pytorch_utils import Conv1D
 
@@ -51,7 +55,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def linear_shape(layer: nn.Module) -> tuple[int, int]:
+def linear_shape(layer: Any) -> tuple[int, int]:
     """(inputs, outputs) of a linear layer, a Conv1D or an embedding."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
@@ -65,7 +69,7 @@ def short_names(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
 
 
-def key_value_shape(model: nn.Module) -> tuple[int, int]:
+def key_value_shape(model: Model) -> tuple[int, int]:
     """(N_kv, H): key/value heads of a layer and the size of a head."""
     config = text_config(model)
     num_heads = config.num_attention_heads
@@ -74,7 +78,7 @@ def key_value_shape(model: nn.Module) -> tuple[int, int]:
     return num_kv, size
 
 
-def is_tied(model: nn.Module) -> bool:
+def is_tied(model: Model) -> bool:
     """Whether the head's matrix is the input embedding's."""
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
     return head is not None and getattr(head, "weight", None) is table.weight

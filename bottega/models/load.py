@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bottega.core.errors import UserError
 from bottega.core.types import Attached
 from bottega.models import locate, safety
+from bottega.models.layers import Model
 from bottega.models.probe import Probe, probe
 from bottega.models.tokenizer import extend_model
 
@@ -35,7 +35,7 @@ class Loaded:
     rows be packed. notes: lines for the run's report.
     """
 
-    model: nn.Module
+    model: Model
     tokenizer: Any
     identity: str
     folder: Path
@@ -107,7 +107,7 @@ def load(
     )
 
 
-def _attach(module: nn.Module, adapter: Path) -> Attached:
+def _attach(module: Model, adapter: Path) -> Attached:
     from bottega.models.methods import attach_saved
 
     for file in safety.weight_files(adapter):
@@ -117,7 +117,7 @@ def _attach(module: nn.Module, adapter: Path) -> Attached:
 
 def load_weights(
     folder: str | Path, *, dtype: str = "float32", trust: bool = False, options: Mapping[str, Any] | None = None
-) -> nn.Module:
+) -> Model:
     """The causal language model of a local folder, its files checked first.
 
     Raises:
@@ -136,7 +136,7 @@ def load_weights(
         if getattr(config, "is_encoder_decoder", False):
             raise UserError(f"{folder} holds an encoder-decoder ({config.model_type}); only decoders load here so far")
         with quiet_bars():
-            module, info = AutoModelForCausalLM.from_pretrained(
+            both: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=DTYPES[dtype],
                 config=config,
@@ -146,6 +146,7 @@ def load_weights(
                 output_loading_info=True,
                 **(options or {}),
             )
+    module, info = both
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError(
@@ -196,7 +197,7 @@ def load_tokenizer(folder: str | Path, *, trust: bool = False) -> Any:
 
     folder = Path(folder)
     if not has_tokenizer(folder):
-        raise UserError(f"{folder} has no tokenizer (tokenizer.json); train one with: bottega tokenizer train")
+        raise UserError(f"{folder} has no tokenizer (tokenizer.json); copy the one that belongs to it there")
     safety.check_configs(folder, trust=trust)
     config = folder / "tokenizer_config.json"
     kind = safety.read_config(config).get("tokenizer_class") if config.is_file() else None
@@ -207,7 +208,7 @@ def load_tokenizer(folder: str | Path, *, trust: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
 
 
-def _check_vocabulary(module: nn.Module, tokenizer: Any, folder: Path) -> None:
+def _check_vocabulary(module: Model, tokenizer: Any, folder: Path) -> None:
     rows = module.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise UserError(

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from torch import nn
 
+from bottega.models.layers import Model
 
-def save_plain(model: nn.Module, folder: str | Path) -> None:
+
+def save_plain(model: Model, folder: str | Path) -> None:
     """Save config and weights (safetensors) of a transformers model; nothing in the folder names this project."""
     model.save_pretrained(str(folder), max_shard_size="4GB")
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bottega.core.types import Row, Tokens
 from bottega.models import attention, heads, layers, layout
+from bottega.models.layers import Model
 
 TOLERANCE = 2e-5
 WINDOW = 4
@@ -55,7 +56,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def probe(model: nn.Module) -> Probe:
+def probe(model: Model) -> Probe:
     """Try packing on the real module and leave the packed attention installed where, and only where, it is exact.
 
     Three sequences of 5, 9 and 3 tokens and two that share a prefix are run alone and in one row; what these cannot
@@ -73,7 +74,7 @@ def probe(model: nn.Module) -> Probe:
     return Probe(packs=packs, difference=difference, why=why, head=head)
 
 
-def _try_packing(model: nn.Module, vocabulary: int) -> tuple[bool, float, str]:
+def _try_packing(model: Model, vocabulary: int) -> tuple[bool, float, str]:
     rows = _rows(vocabulary)
     device = next(model.parameters()).device
     alone = torch.cat([_separate(model, ids, device) for ids in _whole(rows)])
@@ -125,7 +126,7 @@ def _reorder(together_TV: Tensor, rows: list[Row]) -> Tensor:
     return torch.cat(parts)
 
 
-def _separate(model: nn.Module, ids: list[int], device: torch.device) -> Tensor:
+def _separate(model: Model, ids: list[int], device: torch.device) -> Tensor:
     return model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0]
 
 
@@ -136,12 +137,12 @@ def _difference(wanted: Tensor, got: Tensor) -> float:
     return largest if largest == largest else float("inf")
 
 
-def _tolerance(model: nn.Module) -> float:
+def _tolerance(model: Model) -> float:
     """2e-5 in float32; in half precision, a few roundings."""
     return {torch.float32: TOLERANCE, torch.float64: TOLERANCE, torch.float16: 5e-3}.get(model.dtype, 4e-2)
 
 
-def _try_twin(model: nn.Module, difference: float, why: str) -> tuple[bool, float, str]:
+def _try_twin(model: Model, difference: float, why: str) -> tuple[bool, float, str]:
     """What the real module cannot show on a few tokens, a float32 twin of two layers with a window of 4 shows.
 
     That is a sliding window longer than the probe's sequences, and in half precision a small contamination.
@@ -159,13 +160,15 @@ def _try_twin(model: nn.Module, difference: float, why: str) -> tuple[bool, floa
     return True, max(difference, twin_difference), f"{why}, {tried} tried on a twin of two layers"
 
 
-def _short_twin(model: nn.Module) -> nn.Module:
+def _short_twin(model: Model) -> Model:
     """The same class in float32 with at most two layers, 128 token ids and a window of 4; random weights."""
     config = copy.deepcopy(model.config)
     text = getattr(config, "get_text_config", lambda: config)()
     text.vocab_size, text.num_hidden_layers = 128, min(2, text.num_hidden_layers)
     if getattr(text, "sliding_window", None):
         text.sliding_window = WINDOW
+    if getattr(text, "intermediate_size", None):
+        text.intermediate_size = min(64, text.intermediate_size)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(text, name, 0)
     kinds = getattr(text, "layer_types", None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bottega.core.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from bottega.models.layers import Model
 
 MIN_VOCAB = 256
 PAD_TO = 128
@@ -146,7 +146,7 @@ def num_rows(tokenizer: Any) -> int:
     return -(-len(tokenizer) // PAD_TO) * PAD_TO
 
 
-def extend_model(model: nn.Module, tokenizer: Any) -> list[int]:
+def extend_model(model: Model, tokenizer: Any) -> list[int]:
     """Give `model` an embedding for every token of a tokenizer that has grown; new rows start at the mean of the old
     ones.
 

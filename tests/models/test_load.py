@@ -8,6 +8,7 @@ import torch
 
 from bottega.core import rundir
 from bottega.core.errors import Unsafe, UserError
+from bottega.models import safety
 from bottega.models.load import load, load_tokenizer
 from bottega.models.locate import locate, newest_result
 from bottega.models.methods import method
@@ -64,6 +65,31 @@ def test_a_config_with_auto_map_is_refused_before_its_code_runs(own):
         load(own)
     with pytest.raises(Unsafe, match="hash"):
         load(own, trust=True)
+
+
+def test_code_that_comes_with_a_model_runs_only_with_trust_and_its_hash(own, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (own / "modeling.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n\n\nclass Config(LlamaConfig):\n    model_type = 'own'\n"
+        "\n\nclass Model(LlamaForCausalLM):\n    config_class = Config\n"
+    )
+    change(
+        own / "config.json",
+        model_type="own",
+        auto_map={"AutoConfig": "modeling.Config", "AutoModelForCausalLM": "modeling.Model"},
+    )
+    loaded = load(own, trust=True, revision=safety.code_hash(own))
+    assert type(loaded.model).__module__.endswith("modeling") and loaded.packs
+    (own / "modeling.py").write_text("raise SystemExit('ran')\n")
+    with pytest.raises(Unsafe, match="hash"):
+        load(own, trust=True, revision=safety.code_hash(tmp_path / "nowhere"))
+
+
+def test_the_tokenizer_of_a_published_model_loads(shared_data):
+    folder = shared_data("tokenizers/granite-7b-lab")
+    tokenizer = load_tokenizer(folder)
+    ids = tokenizer("Anna keeps 12 keys").input_ids
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Anna keeps 12 keys" and tokenizer.chat_template
 
 
 def test_an_unknown_underscore_key_is_refused(own):

@@ -20,6 +20,8 @@ from bottega.models.methods.groups import make_groups
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from bottega.models.layers import Model
+
 ALL = "all-linear"
 Init = Literal["zero", "gaussian", "orthogonal", "pissa", "olora"]
 _PEFT_INIT: dict[str, bool | str] = {
@@ -178,7 +180,7 @@ def _all_linear(model: nn.Module, chosen: list[str]) -> bool:
     return all(isinstance(model.get_submodule(name), nn.Linear) for name in chosen)
 
 
-def _token_rows(model: nn.Module, tokens: Sequence[int]) -> dict[str, list[int]] | None:
+def _token_rows(model: Model, tokens: Sequence[int]) -> dict[str, list[int]] | None:
     """PEFT's trainable_token_indices: the embedding's rows, and the head's where it has a matrix of its own."""
     from bottega.models import layers
 
@@ -196,7 +198,7 @@ def _token_rows(model: nn.Module, tokens: Sequence[int]) -> dict[str, list[int]]
     return {names[id(module)]: sorted(set(tokens)) for module in wanted}
 
 
-def _attached(adapted: nn.Module, chosen: list[str], lr_ratio: float, starts: dict[str, Tensor] | None) -> Attached:
+def _attached(adapted: Any, chosen: list[str], lr_ratio: float, starts: dict[str, Tensor] | None) -> Attached:
     from bottega.models import layers
     from bottega.models.methods.adapter import merge_adapter, save_adapter
 

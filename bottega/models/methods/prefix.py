@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bottega.core.errors import UserError
 from bottega.core.types import Attached
 from bottega.models import attention, layers, safety
+from bottega.models.layers import Model
 from bottega.models.methods.groups import make_groups
 
 KEY = "prompt_embeddings"
@@ -87,7 +88,7 @@ class Prefix:
         return torch.stack([torch.cat([layer.keys, layer.values]) for layer in cache.layers])
 
 
-def require_packed_attention(model: nn.Module) -> None:
+def require_packed_attention(model: Model) -> None:
     """Prefixes enter through our attention function, which the loader installs where its probe proves it exact.
 
     Raises:
@@ -148,7 +149,7 @@ def attach_saved(model: nn.Module, folder: Path, *, trainable: bool) -> Attached
     (file,) = safety.weight_files(folder)
     safety.check_safetensors(file)
     num_heads, size = layers.key_value_shape(model)
-    num_layers, length = layers.text_config(model).num_hidden_layers, raw.get("num_virtual_tokens")
+    num_layers, length = layers.text_config(model).num_hidden_layers, int(raw.get("num_virtual_tokens") or 0)
     table = load_file(file).get(KEY)
     wanted = (length, num_layers * 2 * num_heads * size)
     if table is None or tuple(table.shape) != wanted or raw.get("prefix_projection"):
