@@ -53,6 +53,7 @@ def load(
     revision: str | None = None,
     offline: bool | None = None,
     options: Mapping[str, Any] | None = None,
+    trainable: bool = False,
 ) -> Loaded:
     """Load a model by Hub id, folder, adapter folder, run folder, or `garzone`.
 
@@ -64,6 +65,7 @@ def load(
         revision: branch, tag or commit of a Hub id.
         offline: True opens no connection; None asks the environment.
         options: more keyword arguments of `from_pretrained`, from a method's `load_options()`.
+        trainable: the outermost adapter goes on learning (`attached.groups`); else it is only used.
 
     Raises:
         UserError: it is not there, not complete, or of a kind that does not load here.
@@ -93,7 +95,7 @@ def load(
                     f"{adapter} lies on a {attached.name} adapter, which cannot be merged; use one of them alone"
                 )
             module = attached.merge()
-        attached = _attach(module, adapter)
+        attached = _attach(module, adapter, trainable and adapter == place.adapters[-1])
     module.eval()
     return Loaded(
         model=module,
@@ -107,12 +109,12 @@ def load(
     )
 
 
-def _attach(module: Model, adapter: Path) -> Attached:
+def _attach(module: Model, adapter: Path, trainable: bool) -> Attached:
     from bottega.models.methods import attach_saved
 
     for file in safety.weight_files(adapter):
         safety.check_safetensors(file)
-    return attach_saved(module, adapter, trainable=False)
+    return attach_saved(module, adapter, trainable=trainable)
 
 
 def load_weights(

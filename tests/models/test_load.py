@@ -70,8 +70,9 @@ def test_a_config_with_auto_map_is_refused_before_its_code_runs(own):
 def test_code_that_comes_with_a_model_runs_only_with_trust_and_its_hash(own, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     (own / "modeling.py").write_text(
-        "from transformers import LlamaConfig, LlamaForCausalLM\n\n\nclass Config(LlamaConfig):\n    model_type = 'own'\n"
-        "\n\nclass Model(LlamaForCausalLM):\n    config_class = Config\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n\n\n"
+        "class Config(LlamaConfig):\n    model_type = 'own'\n\n\n"
+        "class Model(LlamaForCausalLM):\n    config_class = Config\n"
     )
     change(
         own / "config.json",
@@ -185,6 +186,11 @@ def test_an_adapter_folder_brings_its_base_in_the_dtype_asked_for(saved, tmp_pat
     loaded = load(tmp_path / "adapter")
     assert torch.equal(loaded.model(IDS).logits, wanted)
     assert loaded.identity.count("sha256:") == 2 and loaded.attached.merge is not None
+    again = load(tmp_path / "adapter", trainable=True)
+    assert again.packs and again.model.config._attn_implementation == "bottega_packed"
+    assert (
+        sum(len(group["params"]) for group in again.attached.groups) == 2 * 7 * 2
+    )  # A and B of 7 matrices in 2 layers
     half = load(tmp_path / "adapter", dtype="bfloat16").model
     assert half.model.embed_tokens.weight.dtype == torch.bfloat16
 

@@ -1,6 +1,9 @@
 """LoRA: what it trains, counted by hand; what it says to a wrong target; and what it saves."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +43,15 @@ def test_the_table_names_every_method_and_an_unknown_option_gets_the_nearest():
     for wrong in ({"rank": 0}, {"dropout": 1.0}, {"init": "magic"}, {"lr_ratio": 0.0}, {"init": "pissa", "dora": True}):
         with pytest.raises(UserError, match="lora"):
             method("lora", **wrong)
+
+
+def test_a_method_and_its_options_are_checked_without_importing_torch_or_peft():
+    code = (
+        "import sys; from bottega.models.methods import METHODS, method, options_of; "
+        "[(method(n), options_of(n)) for n in METHODS]; "
+        "assert not {'torch', 'peft', 'transformers'} & set(sys.modules), 'heavy'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.parametrize(

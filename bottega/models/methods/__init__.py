@@ -28,7 +28,7 @@ METHODS: dict[str, str] = {
 
 SAVED: dict[str, str] = {
     "LORA": "bottega.models.methods.lora:attach_saved",
-    "PREFIX_TUNING": "bottega.models.methods.prefix:attach_saved",
+    "PREFIX_TUNING": "bottega.models.methods.keyvalues:attach_saved",
 }
 """`peft_type` of a saved adapter -> the function that attaches it again."""
 

@@ -3,39 +3,17 @@ is.
 
 Left out: the two-layer reparametrisation of the paper. (Li and Liang 2021, arXiv 2101.00190, section 4.) The prefixes
 enter through the packed attention (core.types.Inputs), since PEFT serves one prefix a row; saved in PEFT's format.
-
-Shapes: L layers, N key/value heads, P prefix positions, H head size.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from bottega.core.errors import UserError
 from bottega.core.types import Attached
-from bottega.models import attention, layers, safety
-from bottega.models.layers import Model
-from bottega.models.methods.groups import make_groups
 
-KEY = "prompt_embeddings"
-
-
-class KeyValuePrefix(nn.Module):
-    """The learned keys and values, one tensor (L, 2, N, P, H)."""
-
-    def __init__(self, values_L2NPH: Tensor, *, trainable: bool = True) -> None:
-        super().__init__()
-        self.values = nn.Parameter(values_L2NPH.float().contiguous(), requires_grad=trainable)
-        self.num_prefix = values_L2NPH.shape[3]
-
-    def prefix_kv(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (N, P, H) that every sequence sees in `layer`."""
-        return self.values[layer, 0], self.values[layer, 1]
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Prefix:
@@ -65,99 +43,8 @@ class Prefix:
         Raises:
             UserError: the architecture does not take our attention function.
         """
-        require_packed_attention(model)
-        start = self._from_tokens(model) if self.init == "tokens" else self._normal(model)
-        return _attached(model, KeyValuePrefix(start))
+        from bottega.models.methods import keyvalues
 
-    def _normal(self, model: nn.Module) -> Tensor:
-        num_heads, size = layers.key_value_shape(model)
-        shape = (layers.text_config(model).num_hidden_layers, 2, num_heads, self.length, size)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(self.seed)) * 0.02
-
-    def _from_tokens(self, model: nn.Module) -> Tensor:
-        from transformers import DynamicCache
-
-        from bottega.models.probe import undisturbed
-
-        vocabulary = layers.text_config(model).vocab_size
-        ids = torch.randint(vocabulary, (1, self.length), generator=torch.Generator().manual_seed(self.seed))
-        with undisturbed(model):
-            cache = model(
-                input_ids=ids.to(next(model.parameters()).device), past_key_values=DynamicCache(), use_cache=True
-            ).past_key_values
-        return torch.stack([torch.cat([layer.keys, layer.values]) for layer in cache.layers])
-
-
-def require_packed_attention(model: Model) -> None:
-    """Prefixes enter through our attention function, which the loader installs where its probe proves it exact.
-
-    Raises:
-        UserError: this architecture does not take it.
-    """
-    if model.config._attn_implementation != attention.NAME:
-        raise UserError(
-            f"prefix tuning needs packed attention, which {type(model).__name__} does not take (see the run's notes); "
-            f"use lora"
-        )
-
-
-def _attached(model: nn.Module, inputs: KeyValuePrefix) -> Attached:
-    model.requires_grad_(False)
-    num, total = layers.count_parameters(inputs)[0], layers.count_parameters(model)[1] + inputs.values.numel()
-    return Attached(
-        name="prefix",
-        model=model,
-        groups=make_groups((f"inputs.{name}", parameter) for name, parameter in inputs.named_parameters()),
-        save=lambda folder: save_prefix(model, inputs, folder),
-        merge=None,
-        inputs=inputs,
-        reference_kind="off",
-        facts={"trainable": num, "total": total, "share": num / total},
-    )
-
-
-def save_prefix(model: nn.Module, inputs: KeyValuePrefix, folder: str | Path) -> None:
-    """Save as PEFT's prefix tuning: a (P, L * 2 * N * H) table, the positions' keys and values side by side."""
-    from peft import PrefixTuningConfig
-
-    num_layers, _, num_heads, num_prefix, size = inputs.values.shape
-    config = PrefixTuningConfig(
-        task_type="CAUSAL_LM",
-        num_virtual_tokens=num_prefix,
-        num_layers=num_layers,
-        token_dim=num_heads * size,
-        num_attention_heads=num_heads,
-        num_transformer_submodules=1,
-        encoder_hidden_size=num_heads * size,
-        base_model_name_or_path=str(getattr(model.config, "_name_or_path", "") or ""),
-        inference_mode=True,
-    )
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    table = inputs.values.detach().cpu().permute(3, 0, 1, 2, 4).reshape(num_prefix, -1).contiguous()
-    save_file({KEY: table}, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
-    config.save_pretrained(str(folder))
-
-
-def attach_saved(model: nn.Module, folder: Path, *, trainable: bool) -> Attached:
-    """Attach prefixes saved in PEFT's format (without its reparametrisation).
-
-    Raises:
-        UserError: they do not fit the model.
-    """
-    require_packed_attention(model)
-    raw = safety.check_adapter(folder)
-    (file,) = safety.weight_files(folder)
-    safety.check_safetensors(file)
-    num_heads, size = layers.key_value_shape(model)
-    num_layers, length = layers.text_config(model).num_hidden_layers, int(raw.get("num_virtual_tokens") or 0)
-    table = load_file(file).get(KEY)
-    wanted = (length, num_layers * 2 * num_heads * size)
-    if table is None or tuple(table.shape) != wanted or raw.get("prefix_projection"):
-        found = None if table is None else tuple(table.shape)
-        raise UserError(
-            f"the prefix in {folder} has shape {found} where its base needs {wanted}; check base_model_name_or_path"
-        )
-    values = table.view(length, num_layers, 2, num_heads, size).permute(1, 2, 3, 0, 4)
-    attached = _attached(model, KeyValuePrefix(values, trainable=trainable))
-    attached.reference_kind = "copy"
-    return attached
+        keyvalues.require_packed_attention(model)
+        start = keyvalues.from_tokens if self.init == "tokens" else keyvalues.normal
+        return keyvalues.attach_values(model, keyvalues.KeyValuePrefix(start(model, self.length, self.seed)))
