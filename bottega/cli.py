@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def door(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (requirements: 0 done, 1 check, 2 mend, 3 ... 70 our bug)."""
     signal.signal(signal.SIGTERM, _terminated)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # other libraries', about their own next version
     try:
         code = cli.main(args=arguments, prog_name="bottega", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -203,6 +205,7 @@ def init_command(path: str, as_json: bool, **options: Any) -> int:
 @click.option("--out", help="The run folder; default: runs/NAME.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the plan.")
 @click.option("--allow-change", multiple=True, metavar="KEY", help="Go on though this recorded input changed.")
+@click.option("--allow-loss", type=click.IntRange(0), metavar="N", help="Bad rows that each source may lose.")
 @click.option("--trust-code", metavar="REVISION", help="Run the model's own code at this 40-hex revision.")
 @json_flag
 @quiet_flag

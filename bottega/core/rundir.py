@@ -329,6 +329,16 @@ def free_bytes(folder: str | os.PathLike[str]) -> int:
     return shutil.disk_usage(path).free
 
 
+def peak_memory_bytes() -> int | None:
+    """The most memory this process has held; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def environment() -> dict[str, Any]:
     """What a run's numbers depend on: Python, platform, versions of the packages that compute, thread settings."""
     import platform

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 PLAIN_EVERY_S = 5.0
-_SHOWN = ("loss", "val_loss", "lr", "tokens_per_s", "mfu", "memory_mb")
+_SHOWN = {"loss": "loss", "eval.loss": "validation loss", "accuracy": "accuracy", "lr": "lr", "tokens/s": ""}
+"""Metrics that go into one line, and what they are called there."""
 
 
 class PlainProgress:
@@ -139,20 +140,14 @@ def progress(total: int | None, label: str, *, quiet: bool = False) -> PlainProg
 def describe(metrics: Mapping[str, float]) -> list[str]:
     """The numbers worth a place in one line.
 
-    >>> describe({"loss": 2.34567, "lr": 0.0001, "tokens_per_s": 812.3})
+    >>> describe({"loss": 2.34567, "lr": 0.0001, "tokens/s": 812.3})
     ['loss 2.346', 'lr 0.0001', '812 tokens/s']
     """
     words = []
-    for name in _SHOWN:
+    for name, word in _SHOWN.items():
         value = metrics.get(name)
-        if value is None:
-            continue
-        if name == "tokens_per_s":
-            words.append(f"{value:.0f} tokens/s")
-        elif name == "memory_mb":
-            words.append(f"{value:,.0f} MB")
-        else:
-            words.append(f"{name} {value:.4g}")
+        if value is not None:
+            words.append(f"{word} {value:.4g}" if word else f"{value:,.0f} {name}")
     return words
 
 

@@ -83,8 +83,8 @@ def doctor_text(facts: dict[str, Any]) -> str:
     lines = [
         f"bottega {facts['bottega']} on Python {facts['python']}, {facts['platform']}",
         f"torch {facts['torch']['version']}, devices: {devices}",
-        f"{facts['cores']} cores, {memory['available_bytes'] / 1e9:.1f} of {memory['total_bytes'] / 1e9:.1f} GB memory, "
-        f"{facts['disk_free_bytes'] / 1e9:.0f} GB disk free" + (", offline" if facts["offline"] else ""),
+        f"{facts['cores']} cores; free: {memory['available_bytes'] / 1e9:.1f} of {memory['total_bytes'] / 1e9:.1f} GB "
+        f"memory, {facts['disk_free_bytes'] / 1e9:.0f} GB disk" + (", offline" if facts["offline"] else ""),
         "",
         table(
             [(c["name"], c["state"], c["why"]) for c in facts["capabilities"]], ("capability", "state", "why, or mend")

@@ -1,0 +1,273 @@
+"""The only wiring: from a stage of a recipe to rows, a model with its method, the loop, and the result's folder.
+
+Left out: which stages run and what is recorded (stages.py). Below this file nobody sees a recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bottega.core import rundir
+from bottega.core.errors import UserError
+from bottega.core.types import Attached, Progress, Row
+from bottega.data.chat import Template
+from bottega.evals.engine import end_of_turn
+from bottega.evals.hook import make_samples
+from bottega.models import merge
+from bottega.models.load import Loaded, load, load_weights
+from bottega.models.locate import locate
+from bottega.models.methods import attach_saved, method
+from bottega.train import checkpoint, objectives
+from bottega.train.assemble import assemble
+from bottega.train.loop import Loop, Outcome, Parts
+from bottega.train.scoring import validation, with_reference
+from bottega.train.settings import LoopSettings
+from bottega.train.source import Dataset
+from bottega.workshop.recipe import Stage
+from bottega.workshop.rows import StageRows, mixed, read_rows, rows_key
+
+SAVES, EVALUATIONS = 5, 10
+"""Checkpoints and evaluations of a run that does not say how many."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Setup:
+    """A stage and what it starts from (`start`: what that is called). goes_on: the adapter loaded is trained on."""
+
+    stage: Stage
+    loaded: Loaded
+    template: Template
+    seed: int
+    folder: Path
+    start: str
+    goes_on: bool = False
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Bench:
+    """A stage ready to run: the loop, what it trains, its rows, and how its model folder is written."""
+
+    loop: Loop
+    parts: Parts
+    settings: LoopSettings
+    rows: StageRows
+    save: Callable[[str], None]
+
+
+def open_model(name: str, *, revision: str | None, trust: str | None) -> Loaded:
+    """Load what a stage starts from; `trust` is the 40-hex revision at which the model's own code may run."""
+    return load(name, revision=trust or revision, trust=trust is not None)
+
+
+def tokenizer_identity(tokenizer: Any) -> str:
+    """A hash over the vocabulary, the merges and the special tokens of a tokenizer."""
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    text = core.to_str() if core is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(f"{text}\0{sorted(tokenizer.special_tokens_map.items())}".encode()).hexdigest()
+
+
+def attach(setup: Setup) -> Attached:
+    """The stage's method on what was loaded: anew, or going on with the adapter that was loaded.
+
+    Raises:
+        UserError: the method does not fit the model, or an adapter that cannot be merged lies under it.
+    """
+    loaded, stage = setup.loaded, setup.stage
+    if setup.goes_on and loaded.adapter is not None:
+        place = locate(str(loaded.folder))
+        if len(place.adapters) != 1:
+            raise UserError(f"{loaded.folder} lies on another adapter, and only one can go on; write then: merge")
+        return attach_saved(load_weights(place.base), loaded.adapter, trainable=True)
+    module: Any = loaded.model
+    if loaded.attached is not None:
+        if loaded.attached.merge is None:
+            raise UserError(
+                f"{loaded.folder} is a {loaded.attached.name} adapter, which cannot be merged; name its base"
+            )
+        module = loaded.attached.merge()
+    return method(stage.method.name, **stage.method.options).attach(module)
+
+
+def settings_of(stage: Stage, steps_per_epoch: int) -> LoopSettings:
+    """The loop's settings, in steps."""
+    steps = stage.steps or max(1, math.ceil((stage.epochs or 1.0) * steps_per_epoch - 1e-9))
+    stop = stage.early_stop
+    assert stage.lr is not None
+    return LoopSettings(
+        steps=steps,
+        lr=stage.lr,
+        warmup=round(stage.warmup * steps) if stage.warmup < 1 else int(stage.warmup),
+        eval_every=stage.eval_every or (max(1, steps // EVALUATIONS) if stage.validation or stage.samples else 0),
+        save_every=stage.save_every or max(1, steps // SAVES),
+        early_stop=stop.metric if stop else "",
+        early_stop_mode=stop.mode if stop else "min",
+        patience=stop.patience if stop else 1,
+        **stage.loop,
+    )
+
+
+def assemble_stage(setup: Setup, progress: Callable[[int], Progress]) -> Bench:
+    """Read the rows, attach the method, and build the loop in the stage's folder.
+
+    Args:
+        progress: number of steps -> where the loop shows how it goes.
+
+    Raises:
+        UserError: rows that cannot be used, or a method or setting that does not fit the model.
+    """
+    import torch
+
+    torch.manual_seed(setup.seed)
+    stage, tokenizer = setup.stage, setup.loaded.tokenizer
+    rows = read_rows(stage, setup.loaded, setup.template, seed=setup.seed)
+    attached = attach(setup)
+    save = saver(setup, attached)
+    source = _source(setup, rows)
+    settings = settings_of(stage, source.steps_per_epoch)
+    shown = progress(settings.steps)
+    parts = assemble(
+        attached,
+        objectives.spec(stage.objective.name, **stage.objective.options),
+        source,
+        settings,
+        vocabulary=_vocabulary(setup.loaded),
+        pad_id=tokenizer.pad_token_id or 0,
+        packed=setup.loaded.packs,
+        save_model=save,
+    )
+    if any(need.startswith("ref.") for need in parts.spec.needs):
+        rows = _with_references(setup, parts, rows, settings.micro_tokens, shown.note)
+        parts.source = _source(setup, rows)
+    parts.sample_rows = [row for one in rows.train for row in one]
+    parts.validate = _validate(setup, parts, rows.held_out, settings.micro_tokens)
+    loop = Loop(parts, settings, setup.folder, shown)
+    return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save)
+
+
+def _vocabulary(loaded: Loaded) -> int:
+    embeddings: Any = loaded.model.get_input_embeddings()  # type: ignore[operator]
+    return int(embeddings.weight.shape[0])
+
+
+def _source(setup: Setup, rows: StageRows) -> Dataset:
+    return Dataset(mixed(rows.train, setup.stage.data, seed=setup.seed), batch=setup.stage.batch, seed=setup.seed)
+
+
+def _with_references(
+    setup: Setup, parts: Parts, rows: StageRows, micro_tokens: int, note: Callable[[str], None]
+) -> StageRows:
+    """The rows with what the model at the stage's start thinks of them, computed once and cached."""
+
+    def scored(flat: list[Row], name: str) -> list[Row]:
+        cache, key = setup.folder / "cache" / name, rows_key(flat, setup.loaded.identity)
+        return with_reference(parts, flat, micro_tokens=micro_tokens, cache=cache, key=key, note=note) if flat else []
+
+    flat = scored([row for one in rows.train for row in one], "reference.safetensors")
+    train, at = [], 0
+    for one in rows.train:
+        train.append(flat[at : at + len(one)])
+        at += len(one)
+    held_out = scored(rows.held_out, "reference-validation.safetensors")
+    return dataclasses.replace(rows, train=train, held_out=held_out)
+
+
+def _validate(
+    setup: Setup, parts: Parts, held_out: Sequence[Row], micro_tokens: int
+) -> Callable[[int], Mapping[str, float]] | None:
+    """The evaluation of a stage: its loss on held-out rows, and sample replies written down to read along."""
+    losses = validation(parts, held_out, micro_tokens=micro_tokens) if held_out else None
+    samples = setup.stage.samples
+    if losses is None and samples is None:
+        return None
+
+    path = setup.folder / "samples.jsonl"
+    answer = None
+    if samples is not None:
+        tokenizer, longest = setup.loaded.tokenizer, samples.max_tokens
+        answer = make_samples(parts.attached, tokenizer, samples.prompts, max_tokens=longest, template=setup.template)
+
+    def validate(step: int) -> Mapping[str, float]:
+        if answer is not None:
+            rundir.trim_jsonl(path, lambda line: line["step"] < step)
+            with rundir.append_jsonl(path) as log:
+                for row in answer(step):
+                    log.write(row)
+        return losses(step) if losses is not None else {}
+
+    return validate
+
+
+def saver(setup: Setup, attached: Attached) -> Callable[[str], None]:
+    """Writes a model folder: weights or adapter, and beside them what `beside` writes."""
+
+    def save(folder: str) -> None:
+        attached.save(folder)
+        beside(Path(folder), setup.loaded.tokenizer, setup.template)
+        config = Path(folder) / "adapter_config.json"
+        if config.is_file():
+            named = {"base_model_name_or_path": base_name(setup, Path(folder))}
+            rundir.write_json(config, {**rundir.read_json(config), **named})
+
+    return save
+
+
+def base_name(setup: Setup, folder: Path) -> str:
+    """What an adapter in `folder` says it lies on: a Hub id as it was named, a stage of the same run by a relative path
+    (so that the run folder can move), any other folder by its full path."""
+    loaded, run_folder = setup.loaded, setup.folder.parent.parent.resolve()
+    below = Path(loaded.folder)
+    if setup.goes_on and loaded.adapter is not None:
+        name = str(rundir.read_json(Path(loaded.adapter) / "adapter_config.json")["base_model_name_or_path"])
+        below = Path(loaded.adapter) / name
+        if not below.is_dir():
+            return name
+    elif not Path(setup.start).expanduser().is_dir():
+        return setup.start
+    below = below.resolve()
+    return os.path.relpath(below, folder.resolve()) if below.is_relative_to(run_folder) else str(below)
+
+
+def beside(folder: Path, tokenizer: Any, template: Template) -> None:
+    """The tokenizer with the template that trained the model, and the tokens that end a reply under it."""
+    tokenizer.chat_template = template.source
+    tokenizer.save_pretrained(str(folder))
+    path = folder / "generation_config.json"
+    config = rundir.read_json(path) if path.is_file() else {}
+    own = config.get("eos_token_id", tokenizer.eos_token_id)
+    known = [i for i in (own if isinstance(own, list) else [own]) if i is not None]
+    config["eos_token_id"] = sorted({*known, *end_of_turn(tokenizer, template)[0]})
+    rundir.write_json(path, config)
+
+
+def restore_best(bench: Bench, outcome: Outcome, folder: Path) -> None:
+    """After an early stop the best checkpoint's weights are the result."""
+    if not bench.settings.early_stop or outcome.best_step < 0 or outcome.best_step == outcome.step:
+        return
+    path = checkpoint.path_of(folder / "checkpoints", outcome.best_step)
+    checkpoint.restore(path, scorer=bench.parts.scorer, optimizer=bench.parts.optimizer)
+
+
+def write_result(setup: Setup, bench: Bench) -> dict[str, float]:
+    """Publish `result` in the stage's folder: the adapter as it is, or a whole model; returns how exact a merge was."""
+    draft = setup.folder / ".result.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    facts: dict[str, float] = {}
+    with rundir.disk_errors(setup.folder):
+        draft.mkdir(parents=True)
+        if setup.stage.merges:
+            merged, facts = merge.merge(bench.parts.attached)
+            merge.save_model(merged, setup.loaded.tokenizer, draft)
+            beside(draft, setup.loaded.tokenizer, setup.template)
+        else:
+            bench.save(str(draft))
+        rundir.write_manifest(draft)
+        rundir.publish(draft, setup.folder / "result")
+    return facts

@@ -1,0 +1,174 @@
+"""What is wrong with a recipe, found before torch is imported; every mistake is one line with its file:line:column.
+
+Left out: types and unknown keys of the dataclasses (core/config.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from bottega.core import table
+from bottega.core.config import Marks, closest, convert
+from bottega.core.errors import UserError
+from bottega.core.strictyaml import Path as Keys
+from bottega.models.methods import METHODS, method
+from bottega.train.objectives import OBJECTIVES
+from bottega.train.schedule import SCHEDULES
+from bottega.train.settings import LoopSettings
+from bottega.workshop import recipe_file
+from bottega.workshop.recipe_parts import ADAPTERS, MERGING, Choice, Recipe, Stage
+
+NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+OBJECTIVES_HERE = ("pretrain", "sft", "dpo")
+"""Objectives that learn from files; the others need a source of their own (rollouts, pairs of texts)."""
+BOUNDS: dict[str, tuple[float, float | None]] = {
+    "micro_tokens": (1, None),
+    "decay": (0, 1),
+    "floor": (0, 1),
+    "weight_decay": (0, None),
+    "beta1": (0, 1),
+    "beta2": (0, 1),
+    "eps": (0, None),
+    "clip": (0, None),
+    "keep": (1, None),
+    "self_check": (0, None),
+}
+STAGE_SETS = (
+    "steps",
+    "lr",
+    "warmup",
+    "eval_every",
+    "save_every",
+    "early_stop",
+    "early_stop_mode",
+    "patience",
+    "parallel",
+)
+LOOP = {f.name: f.default for f in dataclasses.fields(LoopSettings) if f.name not in STAGE_SETS}
+"""Settings that a stage hands to the loop as they are, with their defaults; the others have fields of their own."""
+
+
+def check_loop(given: dict[str, Any], marks: Marks, place: Keys) -> list[str]:
+    """Types, bounds and names of the settings that go to the loop as they are."""
+    hints = get_type_hints(LoopSettings)
+    choices = {
+        "schedule": list(SCHEDULES),
+        "optimizer": table.keys("bottega.train.optim:OPTIMIZERS"),
+        "precision": ["fp32", "bf16"],
+    }
+    mistakes = []
+    for key, value in given.items():
+        converted, wrong = convert(hints[key], value, marks=marks, path=(*place, key))
+        mistakes += wrong
+        if wrong:
+            continue
+        given[key] = converted
+        at = marks.at((*place, key))
+        low, high = BOUNDS.get(key, (None, None))
+        if low is not None and converted < low or high is not None and converted > high:
+            mistakes.append(
+                f"{at}: {key} is {converted}, but must be " + (f"{low} to {high}" if high else f"at least {low}")
+            )
+        if key in choices and converted not in choices[key]:
+            mistakes.append(f"{at}: there is no {key} {converted!r}{closest(converted, choices[key])}")
+    return mistakes
+
+
+def check(recipe: Recipe, marks: Marks) -> list[str]:
+    """Mistakes that only the whole recipe shows."""
+    mistakes = []
+    if not recipe.stages:
+        mistakes.append(f"{marks.at(('stages',))}: there is no stage; write at least one")
+    for label, path in ((recipe.name, ("name",)), *((s.name, ("stages", i)) for i, s in enumerate(recipe.stages))):
+        if not label or set(label) - NAME_LETTERS or label.startswith("."):
+            mistakes.append(
+                f"{marks.at(path)}: the name {label!r} names a folder: letters, digits, - _ . and no dot in front"
+            )
+    for i, stage in enumerate(recipe.stages):
+        following = recipe.stages[i + 1] if i + 1 < len(recipe.stages) else None
+        mistakes += _check_stage(stage, following, marks, ("stages", i))
+    for i, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else ()):
+        if task.endswith((".yaml", ".yml")) and not Path(task).is_file():
+            mistakes.append(f"{marks.at(('evaluate', 'tasks', i))}: there is no task file {recipe_file.short(task)}")
+    return mistakes
+
+
+def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Keys) -> list[str]:
+    mistakes = []
+
+    def fail(key: str, message: str) -> None:
+        mistakes.append(f"{marks.at((*place, key))}: {message}")
+
+    if not stage.data:
+        fail("data", f"the stage {stage.name} has no data")
+    for key, parts in (("data", stage.data), ("validation", stage.validation.data if stage.validation else ())):
+        for part in parts:
+            if "://" in part.path:
+                fail(key, f"{part.path} is remote; only local files and folders are read so far: download it first")
+            elif not Path(part.path).exists():
+                fail(key, f"there is no file or folder {recipe_file.short(part.path)}")
+    weights = [part.weight for part in stage.data]
+    if None in weights and any(weight is not None for weight in weights):
+        fail("data", "some sources have a weight and some have none; give each a weight, or none")
+    if stage.validation and any(part.weight is not None for part in stage.validation.data):
+        fail("validation", "weights mix training rows; validation rows are all used: leave the weight out")
+    if stage.steps is not None and stage.epochs is not None:
+        fail("epochs", "steps and epochs say the same twice; give one of them")
+    for key in ("eval_every", "early_stop"):
+        if getattr(stage, key) is not None and stage.validation is None:
+            fail(key, f"{key} needs rows to evaluate on: add `validation: 0.1` or a file")
+    if stage.over_length == "split" and stage.objective.name == "dpo":
+        fail("over_length", "pairs cannot be split into windows; write drop or truncate")
+    if stage.then in ("continue", "stack") and stage.method.name not in ADAPTERS:
+        fail("then", f"`then: {stage.then}` passes an adapter on, and {stage.method.name} has none; write merge")
+    if following and stage.then in (None, "merge", "stack") and stage.method.name in ADAPTERS:
+        if stage.method.name not in MERGING:
+            name = stage.method.name
+            fail(
+                "then",
+                f"{name} cannot be merged, which {following.name} needs; write then: continue, or make it the last",
+            )
+    if stage.then == "merge" and not following and stage.method.name in ADAPTERS and stage.method.name not in MERGING:
+        fail("then", f"{stage.method.name} cannot be merged into the weights; leave `then` out to keep the adapter")
+    if stage.then == "continue" and following and following.method != stage.method:
+        fail("then", f"`then: continue` needs the same method in the stage {following.name}; write merge")
+    return mistakes
+
+
+def check_choices(stage: Mapping[str, Any], marks: Marks, place: Keys) -> list[str]:
+    """Mistakes in a stage's objective and method, options and their ranges included."""
+    functions = {name: OBJECTIVES[name].function for name in OBJECTIVES_HERE}
+    mistakes = []
+    for key, entries in (("objective", functions), ("method", METHODS)):
+        choice, wrong = convert(Choice, stage[key]) if key in stage else (None, ["absent"])
+        if wrong or choice is None:  # `build` says what
+            continue
+        found = _check_choice(choice, entries, key, marks, (*place, key))
+        if key == "method" and not found:
+            try:
+                method(choice.name, **choice.options)
+            except UserError as error:
+                found = [f"{marks.at((*place, key))}: {error}"]
+        mistakes += found
+    return mistakes
+
+
+def _check_choice(choice: Choice, entries: Mapping[str, str], kind: str, marks: Marks, path: Keys) -> list[str]:
+    """Mistakes in the name and the options of an objective or method, found without importing it."""
+    place = marks.at(path)
+    if choice.name not in entries:
+        return [f"{place}: there is no {kind} {choice.name!r}{closest(choice.name, entries)}"]
+    known = table.options(entries[choice.name])
+    mistakes = []
+    for name, value in choice.options.items():
+        if name not in known:
+            mistakes.append(
+                f"{marks.at_key((*path, name))}: {choice.name} has no option {name!r}{closest(name, known)}"
+            )
+        else:
+            mistakes += convert(known[name].kind, value, marks=marks, path=(*path, name))[1]
+    missing = [o.name for o in known.values() if o.default is table.REQUIRED and o.name not in choice.options]
+    return mistakes + [f"{place}: {choice.name} needs the option {name!r}" for name in missing]

@@ -1,0 +1,169 @@
+"""The dataclasses of a recipe: their fields are its keys, their help is what `bottega init` writes.
+
+Left out: mixtures by temperature, curricula, search spaces and audits, which come with the rooms that read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bottega.core.config import Secret, option
+from bottega.core.errors import UserError
+
+ADAPTERS = ("lora", "prefix")
+MERGING = ("lora",)
+"""Methods whose result is an adapter folder, and those of them that can be merged into the weights."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """An entry of a table and its options: `dpo`, or `{name: dpo, beta: 0.1}`."""
+
+    name: str
+    options: dict[str, Any] = option(factory=dict)
+
+    @staticmethod
+    def shorthand(value: Any) -> Any:
+        """`dpo` -> {name: dpo}; {name: dpo, beta: 0.1} -> {name: dpo, options: {beta: 0.1}}."""
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and "options" not in value:
+            rest = {key: item for key, item in value.items() if key != "name"}
+            return {**({"name": value["name"]} if "name" in value else {}), "options": rest}
+        return value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One source of rows: a file or a folder, its share in the mixture, and how to read it."""
+
+    path: str = option(help="a file or a folder")
+    weight: float | None = option(None, "share of the rows drawn from this source", above=0)
+    format: str | None = option(None, "the format's name; default: found by looking")
+    columns: dict[str, str] | None = option(None, "which column plays which part, for plain tables")
+
+    @staticmethod
+    def shorthand(value: Any) -> Any:
+        """`chats.jsonl` -> {path: chats.jsonl}."""
+        return {"path": value} if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """Rows kept out of training: a share split off (no near duplicate across), or files of their own."""
+
+    share: float | None = option(None, "share of the rows to keep out", above=0, high=0.5)
+    data: tuple[Part, ...] = option((), "files of their own")
+
+    @staticmethod
+    def shorthand(value: Any) -> Any:
+        """`0.1` -> {share: 0.1}; `held.jsonl` or a list -> {data: [...]}."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {"share": value}
+        if isinstance(value, str) or (isinstance(value, Mapping) and "path" in value):
+            return {"data": [value]}
+        return {"data": value} if isinstance(value, list) else value
+
+    def __post_init__(self) -> None:
+        if (self.share is None) == (not self.data):
+            raise UserError("validation needs either a share (such as 0.1) or data, and not both")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EarlyStop:
+    """End when a metric of the evaluation was not better `patience` times in a row; the best checkpoint stays."""
+
+    metric: str = option("loss", "a metric of the evaluation")
+    mode: Literal["min", "max"] = option("min", "better is smaller, or larger")
+    patience: int = option(3, "evaluations without a new best", low=1)
+
+    @staticmethod
+    def shorthand(value: Any) -> Any:
+        """`loss` -> {metric: loss}."""
+        return {"metric": value} if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Samples:
+    """Prompts that the model answers at every evaluation, to read along (samples.jsonl in the stage's folder)."""
+
+    prompts: tuple[str, ...]
+    max_tokens: int = option(64, "longest answer", low=1)
+
+    @staticmethod
+    def shorthand(value: Any) -> Any:
+        """[`Who are you?`] -> {prompts: [...]}."""
+        return {"prompts": value} if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One training: an objective, a method, data, and the loop's settings."""
+
+    name: str
+    objective: Choice = option(help="pretrain, sft, or dpo")
+    data: tuple[Part, ...] = option(help="what to learn from")
+    method: Choice = option(Choice(name="lora"), "how the model is tuned: full, lora, ...")
+    then: Literal["merge", "continue", "stack"] | None = option(
+        None, "what the next stage starts from; default: merge if there is one, else the adapter is kept apart"
+    )
+    validation: Validation | None = option(None, "rows kept out of training: a share or files")
+    template: str | None = option(None, "chat template: a name or a file; default: the tokenizer's own")
+    mask: str = option("assistant", "which tokens are trained in chats: assistant, last, all, from:N")
+    thinking: Literal["keep", "mask", "drop"] = option("keep", "what becomes of thinking blocks")
+    max_tokens: int | None = option(None, "longest row in tokens; default: 2048 or the model's own limit", low=8)
+    over_length: Literal["error", "drop", "split", "truncate"] | None = option(
+        None, "what becomes of longer rows; default: split for pretrain, else error"
+    )
+    allow_loss: int | None = option(
+        None, "bad rows that may be left out; default: 1 percent of files over 1,000 rows, none of smaller ones", low=0
+    )
+    steps: int | None = option(None, "optimizer steps; or give epochs", low=1)
+    epochs: float | None = option(None, "times through the data; default: 1", above=0)
+    batch: int = option(8, "rows a step", low=1)
+    lr: float | None = option(None, "peak learning rate; default: what is usual for the method", above=0)
+    warmup: float = option(0.0, "steps of warm-up, or below 1 a share of the steps", low=0)
+    eval_every: int | None = option(None, "steps between evaluations; default: ten in a run", low=1)
+    save_every: int | None = option(None, "steps between checkpoints; default: five in a run", low=1)
+    early_stop: EarlyStop | None = option(None, "end when it stops getting better")
+    samples: Samples | None = option(None, "prompts answered at every evaluation")
+    loop: dict[str, Any] = option(factory=dict)
+
+    @property
+    def merges(self) -> bool:
+        """Whether an adapter is merged into the weights when the stage ends."""
+        return self.then == "merge" and self.method.name in ADAPTERS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluate:
+    """What is measured before the first stage and after the last."""
+
+    tasks: tuple[str, ...] = option(help="task files or names")
+    before: bool = option(True, "measure the base model too")
+    limit: int | None = option(None, "at most so many items a task", low=1)
+    gate: dict[str, float] = option(factory=dict, help="forgetting: largest fall allowed; a task's name: least score")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notify:
+    """A POST with the result's numbers when the run ends."""
+
+    url: str
+    token: Secret | None = option(None, "sent as a bearer token; write ${env:NAME}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What `bottega run` does."""
+
+    name: str = option(help="names the run folder")
+    model: str = option(help="a Hub id, a folder, or garzone")
+    stages: tuple[Stage, ...] = option(help="one training each, in order")
+    schema: Literal[1] = 1
+    revision: str | None = option(None, "a Hub revision (40 hex digits repeat a run exactly)")
+    seed: int = option(0, "of everything that is drawn", low=0, high=2**32 - 1)
+    evaluate: Evaluate | None = option(None, "measured before and after")
+    notify: Notify | None = option(None, "whom to tell at the end")

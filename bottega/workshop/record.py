@@ -1,0 +1,173 @@
+"""What a run was made of, so that going on with other inputs is noticed: data, recipe, base, tokenizer, template.
+
+Left out: running (stages.py).
+
+The record (run.json) holds, for every stage that has begun, its recipe with each file's content hash in place of its
+path (a file that moved has not changed), and the identities of the base, the tokenizer and the template.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bottega.core import rundir
+from bottega.core.config import plain
+from bottega.core.errors import Mismatch
+from bottega.data.sources import find
+from bottega.workshop.recipe import Part, Recipe, Stage, without_none
+
+FREE = ("keep", "save_every", "samples", "allow_loss", "self_check")
+"""Keys of a stage that change nothing of what is trained; `eval_every` does where a run may stop early."""
+IDENTITIES = ("base", "tokenizer", "template")
+"""What is known of a stage only when its model is loaded."""
+MAX_SHOWN = 12
+
+
+def fingerprint(part: Part) -> dict[str, Any]:
+    """The files of a source with size and sha256, and one hash over them all, names relative to the source."""
+    import hashlib
+
+    root = Path(part.path)
+    whole, files = hashlib.sha256(), []
+    for path in find([root]):
+        name = path.relative_to(root).as_posix() if root.is_dir() else path.name
+        content = rundir.sha256(path)
+        files.append({"name": name, "bytes": path.stat().st_size, "sha256": content})
+        whole.update(f"{content}\0".encode())
+    options = without_none({"weight": part.weight, "format": part.format, "columns": part.columns})
+    return {"sha256": whole.hexdigest(), "files": files, **options}
+
+
+def stage_record(stage: Stage, seed: int) -> dict[str, Any]:
+    """What can be known of a stage before a model is loaded."""
+    fields = plain(stage)
+    loop = fields.pop("loop")
+    free = FREE if stage.early_stop else (*FREE, "eval_every")
+    kept = {
+        key: value for key, value in {**fields, **loop}.items() if key not in (*free, "data", "validation", "template")
+    }
+    validation = stage.validation
+    data = {"data": [fingerprint(part) for part in stage.data]}
+    if validation is not None:
+        held_out = [fingerprint(part) for part in validation.data]
+        data["validation"] = held_out if validation.share is None else [{"share": validation.share}]
+    return without_none({**kept, "seed": seed, **data})
+
+
+def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """(key, old, new) for every value that differs; keys are paths such as `method.rank`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found = []
+        for name in [*old, *(name for name in new if name not in old)]:
+            found += differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+        return found
+    same_length = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+    if same_length and any(isinstance(item, Mapping) for item in old):
+        return [one for i, (a, b) in enumerate(zip(old, new)) for one in differences(a, b, f"{key}.{i}")]
+    return [] if old == new else [(key, old, new)]
+
+
+def data_changes(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which files differ between two fingerprints, in words."""
+    before = {file["name"]: file["sha256"] for part in old for file in part.get("files", ())}
+    after = {file["name"]: file["sha256"] for part in new for file in part.get("files", ())}
+    said = [f"{name} changed" for name in before if name in after and before[name] != after[name]]
+    said += [f"{name} is gone" for name in before if name not in after]
+    return said + [f"{name} is new" for name in after if name not in before]
+
+
+class Record:
+    """run.json of one run folder."""
+
+    def __init__(self, folder: Path, recipe: Recipe, allow_change: Iterable[str] = ()) -> None:
+        self.path = folder / "run.json"
+        self.allowed = tuple(allow_change)
+        first = {"schema": 1, "name": recipe.name, "model": recipe.model, "seed": recipe.seed}
+        self.data: dict[str, Any] = {**first, "stages": {}, "changes": []}
+        if self.path.is_file():
+            self.data = rundir.read_json(self.path)
+
+    def check_order(self, names: Sequence[str]) -> None:
+        """The stages that have begun are the recipe's first ones, in order.
+
+        Raises:
+            Mismatch: they are not.
+        """
+        begun = list(self.data["stages"])
+        if begun != list(names[: len(begun)]):
+            self._settle("stages", [("stages", begun, list(names))])
+            self.data["stages"] = {name: self.data["stages"][name] for name in names if name in self.data["stages"]}
+
+    def compare(self, stage: str, new: Mapping[str, Any]) -> None:
+        """Compare what is known of a stage now with what was recorded when it began.
+
+        Raises:
+            Mismatch: something differs that no --allow-change names.
+        """
+        old = self.data["stages"].get(stage)
+        if old is not None:
+            identities = [key for key in IDENTITIES if key not in new]
+            self._settle(stage, differences({k: v for k, v in old.items() if k not in identities}, dict(new)))
+
+    def check(self, stage: str, new: Mapping[str, Any]) -> None:
+        """`compare`, then record it.
+
+        Raises:
+            Mismatch: see `compare`.
+        """
+        self.compare(stage, new)
+        self.data["stages"][stage] = {**self.data["stages"].get(stage, {}), **new}
+        rundir.write_json(self.path, self.data)
+
+    def _settle(self, stage: str, found: Sequence[tuple[str, Any, Any]]) -> None:
+        refused = []
+        for key, old, new in found:
+            full = key if key == stage else f"{stage}.{key}"
+            if any(_covers(allowed, full) for allowed in self.allowed):
+                self.data["changes"].append({"key": full, "from": old, "to": new})
+            elif not key.endswith((".bytes", ".name")):
+                refused.append((full, old, new))
+        if refused:
+            lines = [f"{key}: {_brief(old)} -> {_brief(new)}" for key, old, new in refused[:MAX_SHOWN]]
+            more = f" (and {len(refused) - MAX_SHOWN} more)" if len(refused) > MAX_SHOWN else ""
+            first = _top(refused[0][0])
+            raise Mismatch(
+                f"{self.path.parent} was made of other inputs: {'; '.join(lines)}{more}; put them back, choose another "
+                f"--out, or go on with --allow-change {first}"
+            )
+
+
+def _top(key: str) -> str:
+    """`adapt.data.0.files.0.sha256` -> `adapt.data`."""
+    return ".".join(key.split(".")[:2])
+
+
+def _covers(allowed: str, key: str) -> bool:
+    """Does --allow-change ALLOWED speak of `key`? `adapt`, `adapt.data` and `data` all cover `adapt.data.0.sha256`."""
+    parts, wanted = key.split("."), allowed.split(".")
+    return parts[: len(wanted)] == wanted or parts[1 : 1 + len(wanted)] == wanted
+
+
+def _brief(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:16]}..."
+
+
+def git_commit() -> dict[str, Any]:
+    """The commit this code runs from and whether files differ from it; nulls where it is an installed package."""
+    folder = Path(__file__).parent
+    found = [_git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--", str(folder.parent))]
+    return {"commit": found[0] or None, "changed": bool(found[1]) if found[0] else None}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

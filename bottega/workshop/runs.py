@@ -1,0 +1,152 @@
+"""The run folders: list them, show one, go on with one, check every file of one.
+
+Left out: comparing two runs and clearing old ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.core import rundir
+from bottega.core.errors import UserError
+from bottega.core.textio import clock, table
+
+if TYPE_CHECKING:
+    from bottega.workshop.stages import RunResult
+
+
+def runs_list(root: str = "runs") -> list[dict[str, Any]]:
+    """Every run folder under `root` with its state, newest last by name."""
+    folder = Path(root)
+    return [_brief(path.parent) for path in sorted(folder.glob("*/run.json"))] if folder.is_dir() else []
+
+
+def runs_list_text(found: list[dict[str, Any]]) -> str:
+    """The same as a table."""
+    if not found:
+        return "no runs here; `bottega run RECIPE` makes one"
+    rows = [
+        (f["name"], f["state"], " ".join(f"{s['name']}:{s['state']}" for s in f["stages"]), f["folder"]) for f in found
+    ]
+    return table(rows, ("run", "state", "stages", "folder"))
+
+
+def runs_show(run: str) -> dict[str, Any]:
+    """One run: its stages with their last numbers, scorecards, changes that were allowed, and cost.
+
+    Raises:
+        UserError: `run` is no run folder.
+    """
+    folder = _folder(run)
+    facts = _brief(folder)
+    for stage in facts["stages"]:
+        place = Path(stage["folder"])
+        log = place / "metrics.jsonl"
+        lines = rundir.read_jsonl(log) if log.is_file() else []
+        stage["last"] = lines[-1] if lines else {}
+        stage["facts"] = rundir.read_json(place / "stage.json") if (place / "stage.json").is_file() else {}
+    cards = {}
+    shown = ("task", "metric", "value", "low", "high", "n")
+    for path in sorted((folder / "scorecards").glob("*.json")):
+        cards[path.stem] = [{key: score.get(key) for key in shown} for score in rundir.read_json(path)["scores"]]
+    record = rundir.read_json(folder / "run.json")
+    host = rundir.read_json(folder / "host.json")["sessions"] if (folder / "host.json").is_file() else []
+    seconds, cpu = (sum(session[key] for session in host) for key in ("seconds", "cpu_seconds"))
+    cost = {"sessions": len(host), "seconds": seconds, "cpu_seconds": cpu}
+    return {**facts, "scorecards": cards, "changes": record["changes"], "cost": cost}
+
+
+def runs_show_text(facts: dict[str, Any]) -> str:
+    """The same for people."""
+    rows = []
+    for stage in facts["stages"]:
+        last = stage["last"]
+        rows.append((stage["name"], stage["state"], last.get("step"), last.get("loss"), last.get("eval.loss")))
+    lines = [f"{facts['name']} ({facts['state']}) in {facts['folder']}"]
+    lines.append(table(rows, ("stage", "state", "step", "loss", "validation loss")))
+    scores = [
+        (label, s["task"], s["metric"], s["value"], s["low"], s["high"], s["n"])
+        for label, card in facts["scorecards"].items()
+        for s in card
+    ]
+    if scores:
+        lines += ["", table(scores, ("scorecard", "task", "metric", "value", "low", "high", "n"))]
+    lines += [f"changed with permission: {c['key']}: {c['from']} -> {c['to']}" for c in facts["changes"]]
+    cost = facts["cost"]
+    lines.append(f"{clock(cost['seconds'])} in {cost['sessions']} sessions, {clock(cost['cpu_seconds'])} of CPU time")
+    return "\n".join(lines)
+
+
+def runs_resume(run: str, *, allow_change: Iterable[str] = (), quiet: bool = False) -> RunResult | dict[str, Any]:
+    """Go on with a run from the recipe that its folder holds.
+
+    Raises:
+        UserError: `run` is no run folder. Mismatch: its inputs changed.
+    """
+    from bottega.workshop.stages import run as run_recipe
+
+    folder = _folder(run)
+    return run_recipe(folder / "recipe.yaml", out=folder, allow_change=allow_change, quiet=quiet)
+
+
+def runs_resume_text(result: Any) -> str:
+    """As `run` says it."""
+    from bottega.workshop.stages import run_text
+
+    return run_text(result)
+
+
+def runs_verify(run: str) -> dict[str, Any]:
+    """Compare every result and checkpoint with its manifest.
+
+    Returns:
+        {"folder", "checked", "problems", "exit_code"}: 0 sound; 1 a checkpoint is damaged and an older one is sound; 4
+        a result is damaged, or every checkpoint of a stage.
+
+    Raises:
+        UserError: `run` is no run folder.
+    """
+    folder = _folder(run)
+    checked, problems, code = 0, [], 0
+    for stage in sorted((folder / "stages").glob("*")):
+        result = rundir.verify_manifest(stage / "result") if (stage / "result").is_dir() else []
+        checked += (stage / "result").is_dir()
+        kept = sorted((stage / "checkpoints").glob("step-*"))
+        damage = [rundir.verify_manifest(checkpoint) for checkpoint in kept]
+        checked += len(kept)
+        problems += [*result, *(line for lines in damage for line in lines)]
+        if result or (kept and all(damage)):
+            code = 4
+        elif any(damage):
+            code = max(code, 1)
+    return {"folder": str(folder), "checked": checked, "problems": problems, "exit_code": code}
+
+
+def runs_verify_text(facts: dict[str, Any]) -> str:
+    """The same for people."""
+    said = {0: "all sound", 1: "damaged, but an older checkpoint is sound", 4: "damaged beyond what is kept"}
+    return "\n".join([*facts["problems"], f"{facts['checked']} folders checked: {said[facts['exit_code']]}"])
+
+
+def _folder(run: str) -> Path:
+    folder = Path(run) if (Path(run) / "run.json").is_file() else Path("runs") / run
+    if not (folder / "run.json").is_file():
+        raise UserError(f"{run} is no run folder (it has no run.json); `bottega runs list` shows those that are")
+    return folder
+
+
+def _brief(folder: Path) -> dict[str, Any]:
+    from bottega.core.strictyaml import load_yaml
+
+    recipe, _ = load_yaml((folder / "recipe.yaml").read_bytes(), file=str(folder / "recipe.yaml"))
+    stages = []
+    for number, entry in enumerate(recipe["stages"]):
+        name = next(iter(entry))
+        place = folder / "stages" / f"{number + 1:02d}-{name}"
+        done = (place / "stage.json").is_file() and (place / "result" / rundir.MANIFEST).is_file()
+        state = "done" if done else "begun" if place.is_dir() else "new"
+        stages.append({"name": name, "state": state, "folder": str(place)})
+    state = "done" if (folder / "result.json").is_file() and all(s["state"] == "done" for s in stages) else "open"
+    return {"name": recipe["name"], "model": recipe["model"], "folder": str(folder), "state": state, "stages": stages}

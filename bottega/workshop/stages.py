@@ -1,0 +1,391 @@
+"""`bottega run`: the stages of a recipe one after the other in a run folder that can be left and entered at any time.
+
+Left out: how a stage is built (build.py), what is recorded and compared (record.py), the report's looks (report.py).
+
+runs/NAME/ holds recipe.yaml (resolved), run.json (what it was made of), environment.json, stages/NN-name/
+(intake.json, metrics.jsonl, checkpoints/, result/, stage.json), scorecards/, report.html; clock, host and cost lie apart
+in host.json.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.core import rundir
+from bottega.core.config import dump_yaml
+from bottega.core.errors import UserError
+from bottega.core.textio import progress, table
+from bottega.workshop import recipe as recipes
+from bottega.workshop.record import Record, git_commit, stage_record
+
+if TYPE_CHECKING:
+    from bottega.workshop.recipe import Recipe, Stage
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """How a run ended. model: the folder to use; stages: each one's numbers; gates: failed ones (exit code 1)."""
+
+    name: str
+    folder: Path
+    model: Path
+    stages: dict[str, dict[str, Any]]
+    scorecards: dict[str, str] = field(default_factory=dict)
+    gates: tuple[str, ...] = ()
+    report: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.gates else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As printed by `run --json`."""
+        return {
+            "name": self.name,
+            "folder": str(self.folder),
+            "model": str(self.model),
+            "stages": self.stages,
+            "scorecards": self.scorecards,
+            "gates": list(self.gates),
+            "report": self.report,
+            "exit_code": self.exit_code,
+        }
+
+
+@dataclass(kw_only=True, slots=True)
+class _Run:
+    """What the stages of one run share."""
+
+    recipe: Recipe
+    folder: Path
+    record: Record
+    trust: str | None
+    quiet: bool
+    note: Callable[[str], None]
+    spent: dict[str, Any] = field(default_factory=dict)
+
+
+def run(
+    recipe: Source,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | os.PathLike[str] | None = None,
+    dry_run: bool = False,
+    allow_change: Iterable[str] = (),
+    allow_loss: int | None = None,
+    trust_code: str | None = None,
+    quiet: bool = False,
+) -> RunResult | dict[str, Any]:
+    """Run a recipe, or go on with the run that lies in `out` (default: runs/NAME).
+
+    Args:
+        recipe: a file, or the same as a mapping. overrides: `key=value` texts.
+        allow_change: recorded inputs that may differ now, such as `adapt.data`. allow_loss: bad rows that each source
+            may lose.
+        trust_code: a 40-hex revision at which the model's own code may run.
+
+    Returns:
+        The result; with dry_run, the plan.
+
+    Raises:
+        UserError: see core/errors.py for each kind and its exit code.
+    """
+    plan = recipes.load(recipe, overrides)
+    if allow_loss is not None:
+        plan = recipes.allow_loss(plan, allow_loss)
+    folder = Path(out) if out is not None else Path("runs") / plan.name
+    _check_tasks(plan)
+    if dry_run:
+        return _plan(plan, folder, allow_change)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("bottega run trains in one process so far; start it without torchrun")
+    with rundir.lock(folder), rundir.disk_errors(folder):
+        shown = progress(None, plan.name, quiet=quiet)
+        this = _Run(
+            recipe=plan,
+            folder=folder,
+            record=Record(folder, plan, allow_change),
+            trust=trust_code,
+            quiet=quiet,
+            note=shown.note,
+        )
+        shown.close()
+        return _run(this)
+
+
+def run_text(result: RunResult | dict[str, Any]) -> str:
+    """What a run or a plan comes to, for people."""
+    if isinstance(result, dict):
+        return _plan_text(result)
+    rows = [
+        (name, facts.get("steps"), facts.get("loss"), facts.get("eval.loss")) for name, facts in result.stages.items()
+    ]
+    lines = [table(rows, ("stage", "steps", "loss", "validation loss"))]
+    lines += [f"gate not passed: {gate}" for gate in result.gates]
+    lines += [f"model   {result.model}", f"report  {result.report}" if result.report else ""]
+    lines += [f"next    bottega chat {result.folder}", f"        bottega eval {result.folder} --tasks TASK"]
+    return "\n".join(line for line in lines if line)
+
+
+def _check_tasks(plan: Recipe) -> None:
+    """Mistakes in the tasks to be measured are found before anything is trained."""
+    if plan.evaluate is None:
+        return
+    from bottega.evals.tasks import load_task
+
+    names = [load_task(task).name for task in plan.evaluate.tasks]
+    for gate in plan.evaluate.gate:
+        if gate != "forgetting" and gate not in names:
+            raise UserError(f"evaluate.gate names {gate!r}; gates are forgetting and the tasks: {', '.join(names)}")
+    if "forgetting" in plan.evaluate.gate and not plan.evaluate.before:
+        raise UserError("evaluate.gate: forgetting compares with the base: set evaluate.before to true")
+
+
+def folder_of(run_folder: Path, number: int, stage: Stage) -> Path:
+    """stages/01-adapt, stages/02-instruct ..."""
+    return run_folder / "stages" / f"{number + 1:02d}-{stage.name}"
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the stage in `folder` has ended and its result is whole."""
+    return (folder / "stage.json").is_file() and not rundir.verify_manifest(folder / "result")
+
+
+def _run(this: _Run) -> RunResult:
+    began, cpu = time.time(), time.process_time()
+    plan, folder = this.recipe, this.folder
+    this.record.check_order([stage.name for stage in plan.stages])
+    for stage in plan.stages:
+        if stage.name in this.record.data["stages"]:
+            this.record.check(stage.name, stage_record(stage, plan.seed))
+    rundir.atomic_write(folder / "recipe.yaml", dump_yaml(recipes.to_plain(plan, folder.absolute())))
+    rundir.write_json(folder / "environment.json", {**rundir.environment(), **git_commit()})
+    cards: dict[str, Any] = {}
+    try:
+        if plan.evaluate is not None and plan.evaluate.before:
+            cards["before"] = _measure(this, "before", plan.model, plan.revision)
+        results = {stage.name: _stage(this, number) for number, stage in enumerate(plan.stages)}
+        last = folder_of(folder, len(plan.stages) - 1, plan.stages[-1]) / "result"
+        if plan.evaluate is not None:
+            cards["after"] = _measure(this, "after", str(last), None)
+    finally:
+        _write_host(this, began, time.process_time() - cpu)
+    result = RunResult(
+        name=plan.name,
+        folder=folder,
+        model=last,
+        stages=results,
+        scorecards={name: str(folder / "scorecards" / f"{name}.json") for name in cards},
+        gates=tuple(_gates(plan, cards)),
+        report=_report(this),
+    )
+    rundir.write_json(
+        folder / "result.json", {**result.to_json(), "folder": ".", "model": os.path.relpath(last, folder)}
+    )
+    if plan.notify is not None:
+        from bottega.workshop.notify import notify
+
+        notify(plan.notify, result.to_json(), this.note)
+    return result
+
+
+def _stage(this: _Run, number: int) -> dict[str, Any]:
+    """Run one stage, or take its result from the folder if it has ended."""
+    stage = this.recipe.stages[number]
+    folder = folder_of(this.folder, number, stage)
+    if is_done(folder):
+        this.note(f"{stage.name}: done already")
+        return dict(rundir.read_json(folder / "stage.json"))
+    began, cpu = time.time(), time.process_time()
+    this.note(f"{stage.name}: {stage.objective.name} with {stage.method.name}")
+    try:
+        facts = _train(this, number, folder)
+        rundir.write_json(folder / "stage.json", facts)
+    finally:
+        peak = (rundir.peak_memory_bytes() or 0) / 1e6
+        spent = {"seconds": time.time() - began, "cpu_s": time.process_time() - cpu, "peak_mb": round(peak)}
+        this.spent[stage.name] = spent
+    return facts
+
+
+def _train(this: _Run, number: int, folder: Path) -> dict[str, Any]:
+    from bottega.data.chat import Template
+    from bottega.workshop import build
+
+    plan, stage = this.recipe, this.recipe.stages[number]
+    before = plan.stages[number - 1] if number else None
+    start = str(folder_of(this.folder, number - 1, before) / "result") if before else plan.model
+    loaded = build.open_model(start, revision=None if before else plan.revision, trust=this.trust)
+    for line in loaded.notes:
+        this.note(f"{stage.name}: {line}")
+    template = Template.find(stage.template, loaded.tokenizer)
+    identities = {"tokenizer": build.tokenizer_identity(loaded.tokenizer), "template": template.sha256}
+    known = stage_record(stage, plan.seed)
+    this.record.check(stage.name, {**known, "base": loaded.identity, **identities})
+    setup = build.Setup(
+        stage=stage,
+        loaded=loaded,
+        template=template,
+        seed=plan.seed,
+        folder=folder,
+        start=start if before else plan.model,
+        goes_on=before is not None and before.then == "continue",
+    )
+    shown: list[Any] = []
+
+    def show(steps: int) -> Any:
+        shown.append(progress(steps, stage.name, quiet=this.quiet))
+        return shown[-1]
+
+    try:
+        bench = build.assemble_stage(setup, show)
+        rundir.write_json(folder / "intake.json", bench.rows.to_json())
+        for intake in bench.rows.intakes:
+            for line in intake.render().splitlines():
+                shown[-1].note(line)
+        outcome = bench.loop.run()
+        build.restore_best(bench, outcome, folder)
+        merged = build.write_result(setup, bench)
+    finally:
+        for one in shown:
+            one.close()
+    best = {"best": outcome.best, "best_step": outcome.best_step} if outcome.best is not None else {}
+    method = {key: value for key, value in bench.parts.attached.facts.items() if isinstance(value, int | float | str)}
+    return {"steps": outcome.step, "ended": outcome.reason, **best, **outcome.last, **merged, "method": method}
+
+
+def _measure(this: _Run, label: str, model: str, revision: str | None) -> dict[str, Any]:
+    """The scorecard of a model on the recipe's tasks; kept, and made once for a model and its tasks."""
+    from bottega.core.config import plain
+    from bottega.workshop import build
+    from bottega.workshop.use import score
+
+    evaluate = this.recipe.evaluate
+    assert evaluate is not None
+    path = this.folder / "scorecards" / f"{label}.json"
+    wanted = {"tasks": [Path(task).name for task in evaluate.tasks], "limit": evaluate.limit, "seed": this.recipe.seed}
+    loaded = build.open_model(model, revision=revision, trust=this.trust)
+    made_of = this.folder / "cache" / f"scorecard-{label}.json"
+    key = {**wanted, "model": loaded.identity, "task_files": [_content(task) for task in evaluate.tasks]}
+    if path.is_file() and made_of.is_file() and rundir.read_json(made_of) == key:
+        return dict(rundir.read_json(path))
+    this.note(f"measuring the model {label} training")
+    card = score(loaded, evaluate.tasks, seed=this.recipe.seed, limit=evaluate.limit, name=label)
+    rundir.write_json(path, plain(card.to_json()))
+    rundir.write_json(made_of, key)
+    this.note(card.summary())
+    return dict(card.to_json())
+
+
+def _content(task: str) -> str:
+    return rundir.sha256(task) if Path(task).is_file() else task
+
+
+def _gates(plan: Recipe, cards: Mapping[str, Any]) -> list[str]:
+    """The gates of the recipe that the model did not pass, in words."""
+    if plan.evaluate is None:
+        return []
+    after = {score["task"]: score for score in cards["after"]["scores"]}
+    failed = []
+    for name, limit in plan.evaluate.gate.items():
+        if name != "forgetting" and _worth(after[name]) < _signed(after[name], limit):
+            failed.append(f"{name} is {after[name]['value']:.3f}, and the gate asks for {limit:g}")
+        for old in cards["before"]["scores"] if name == "forgetting" else ():
+            fall = _worth(old) - _worth(after[old["task"]])
+            if fall > limit:
+                failed.append(f"forgetting: {old['task']} is worse by {fall:.3f}, more than {limit:g}")
+    return failed
+
+
+def _worth(score: Mapping[str, Any]) -> float:
+    return _signed(score, score["value"])
+
+
+def _signed(score: Mapping[str, Any], value: float) -> float:
+    """Larger is better."""
+    return float(value if score.get("higher_is_better", True) else -value)
+
+
+def _write_host(this: _Run, began: float, cpu_s: float) -> None:
+    """Clock, host and cost, the only file of a run that differs between two equal runs; entries add up over resumes."""
+    path = this.folder / "host.json"
+    old = rundir.read_json(path) if path.is_file() else {"sessions": []}
+    totals = {name: dict(facts) for name, facts in old.get("stages", {}).items()}
+    for name, facts in this.spent.items():
+        known = totals.get(name, {})
+        both = {key: round(known.get(key, 0) + facts[key], 3) for key in ("seconds", "cpu_s")}
+        totals[name] = {**both, "peak_mb": max(known.get("peak_mb", 0), facts["peak_mb"])}
+    session = {
+        "host": socket.gethostname(),
+        "began": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began)),
+        "seconds": round(time.time() - began, 3),
+        "cpu_seconds": round(cpu_s, 3),
+    }
+    rundir.write_json(path, {"stages": totals, "sessions": [*old["sessions"], session]})
+
+
+def _report(this: _Run) -> str:
+    """report.html and the curve's picture."""
+    from bottega.workshop import report
+
+    return str(report.write(this.folder, note=this.note))
+
+
+def _plan(plan: Recipe, folder: Path, allow_change: Iterable[str]) -> dict[str, Any]:
+    """What a run would do, without doing it."""
+    record = Record(folder, plan, allow_change)
+    stages = []
+    for number, stage in enumerate(plan.stages):
+        place = folder_of(folder, number, stage)
+        known = stage_record(stage, plan.seed)
+        state = "done" if is_done(place) else "begun" if stage.name in record.data["stages"] else "new"
+        if state != "new":
+            record.compare(stage.name, known)
+        files = [file for part in known["data"] for file in part["files"]]
+        stages.append(
+            {
+                "name": stage.name,
+                "objective": stage.objective.name,
+                "method": stage.method.name,
+                "steps": stage.steps,
+                "epochs": stage.epochs,
+                "batch": stage.batch,
+                "lr": stage.lr,
+                "then": stage.then,
+                "files": [file["name"] for file in files],
+                "bytes": sum(file["bytes"] for file in files),
+                "state": state,
+            }
+        )
+    tasks = list(plan.evaluate.tasks) if plan.evaluate else []
+    disk = shutil.disk_usage(folder if folder.exists() else Path.cwd()).free
+    return {
+        "name": plan.name,
+        "folder": str(folder),
+        "model": plan.model,
+        "stages": stages,
+        "tasks": tasks,
+        "disk_free": disk,
+    }
+
+
+def _plan_text(plan: dict[str, Any]) -> str:
+    rows = []
+    for stage in plan["stages"]:
+        length = f"{stage['steps']} steps" if stage["steps"] else f"{stage['epochs']:g} epochs"
+        what = f"{stage['objective']}, {stage['method']}, lr {stage['lr']:g}"
+        size = f"{len(stage['files'])} files, {stage['bytes'] / 1e6:.1f} MB"
+        rows.append((stage["name"], what, length, size, stage["then"], stage["state"]))
+    lines = [f"{plan['name']}: {plan['model']} -> {plan['folder']}"]
+    lines.append(table(rows, ("stage", "what", "length", "data", "then", "state")))
+    lines += [f"measured: {', '.join(plan['tasks'])}"] if plan["tasks"] else []
+    return "\n".join([*lines, "nothing was done: this was a dry run"])

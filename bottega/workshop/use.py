@@ -1,0 +1,252 @@
+"""Using a model: score it on tasks, answer the prompts of a file, talk to it.
+
+Left out: endpoints, serving. The template is the one stored with the model unless another is named.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.core import rundir
+from bottega.core.errors import UserError
+from bottega.core.textio import progress
+from bottega.core.types import Conversation, Document, Labelled, Preference, Turn
+
+if TYPE_CHECKING:
+    from bottega.core.types import Reply
+    from bottega.data.chat import Template
+    from bottega.evals.runner import Scorecard
+    from bottega.models.generate import Generator
+    from bottega.models.load import Loaded
+
+
+def score(
+    loaded: Loaded,
+    tasks: Sequence[str],
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    template: Template | None = None,
+    name: str = "",
+) -> Scorecard:
+    """The scorecard of a loaded model."""
+    from bottega.evals.runner import evaluate as measure
+
+    model = loaded.attached or loaded.model
+    return measure(model, loaded.tokenizer, list(tasks), seed=seed, limit=limit, template=template, name=name)
+
+
+def evaluate(
+    model: str,
+    tasks: Sequence[str],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    template: str | None = None,
+    out: str | None = None,
+    quiet: bool = False,
+) -> Scorecard:
+    """Score a model (Hub id, folder, adapter, run folder, garzone) on tasks (names, YAML or jsonl files).
+
+    Args:
+        limit: at most so many items a task. out: also write the scorecard there.
+
+    Raises:
+        UserError: a mistake in a task or its data; the model is not there. Unsafe: a pickle or a damaged file.
+    """
+    from bottega.evals.tasks import load_task
+
+    for task in tasks:
+        load_task(task)  # mistakes in a task come before the seconds that loading a model takes
+    with progress(None, "eval", quiet=quiet) as shown:
+        loaded, chosen = _open(model, template, shown.note)
+        card = score(loaded, tasks, seed=seed, limit=limit, template=chosen, name=str(model))
+    if out is not None:
+        rundir.write_json(out, card.to_json())
+    return card
+
+
+def evaluate_text(card: Scorecard) -> str:
+    """The scores, a line each."""
+    return card.summary()
+
+
+def generate(
+    model: str,
+    prompts: str | Sequence[str],
+    *,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch: int = 16,
+    raw: bool = False,
+    template: str | None = None,
+    out: str | None = None,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Answer prompts: a list of texts, or a file (jsonl with prompt or messages; txt, one prompt a line).
+
+    Args:
+        raw: continue the text as it is, without a chat template. out: write JSON lines there.
+
+    Returns:
+        One {"prompt", "reply", "finish", "tokens"} a prompt, in order.
+
+    Raises:
+        UserError: a prompt that cannot be read or does not fit the model.
+    """
+    asked = list(_prompts(prompts)) if isinstance(prompts, str) else [[Turn(role="user", content=p)] for p in prompts]
+    with progress(len(asked), "generate", quiet=quiet) as shown:
+        loaded, chosen = _open(model, template, shown.note)
+        talk = _Talk(loaded, chosen)
+        rows: list[dict[str, Any]] = []
+        how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+        for at in range(0, len(asked), batch):
+            some = asked[at : at + batch]
+            for turns, reply in zip(some, talk.replies(some, raw=raw, batch=batch, **how)):
+                facts = {"reply": reply.text, "finish": reply.finish, "tokens": len(reply.ids)}
+                rows.append({"prompt": turns[-1].content, **facts})
+            shown.update(len(rows))
+    if out is not None:
+        rundir.atomic_write(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return rows
+
+
+def generate_text(rows: list[dict[str, Any]]) -> str:
+    """Prompts and replies to read."""
+    return "\n\n".join(f"> {row['prompt']}\n{row['reply']}" for row in rows)
+
+
+def chat(
+    model: str,
+    *,
+    system: str | None = None,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    template: str | None = None,
+) -> None:
+    """Talk to a model on the terminal: the reply appears while it is written; /reset starts over, /exit leaves."""
+    loaded, chosen = _open(model, template, lambda line: print(line, file=sys.stderr))
+    talk = _Talk(loaded, chosen)
+    start = [Turn(role="system", content=system)] if system else []
+    turns = list(start)
+    how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    print(f"{model}, template {chosen.name}; /reset starts over, /exit leaves", file=sys.stderr)
+    while True:
+        line = _ask()
+        if line is None or line.strip() == "/exit":
+            return
+        if line.strip() == "/reset":
+            turns = list(start)
+        elif line.strip():
+            turns.append(Turn(role="user", content=line))
+            try:
+                turns.append(_say(talk, turns, seed=seed + len(turns), **how))
+            except UserError as error:  # a prompt that has grown beyond the model's positions
+                print(f"{error}; /reset starts over", file=sys.stderr)
+                turns.pop()
+
+
+def _ask() -> str | None:
+    """A line from the person; None when there is no more."""
+    if sys.stdin.isatty():
+        print("> ", end="", flush=True)
+    line = sys.stdin.readline()
+    return line.rstrip("\n") if line else None
+
+
+def _say(talk: _Talk, turns: Sequence[Turn], **how: Any) -> Turn:
+    """Write the reply while it comes; returns it as a turn."""
+    text = ""
+    for piece in talk.stream(turns, **how):
+        if piece.reply is not None:
+            text = piece.reply.text
+        print(piece.text, end="", flush=True)
+    print(flush=True)
+    return Turn(role="assistant", content=text)
+
+
+class _Talk:
+    """A loaded model with its template: turns in, replies out."""
+
+    def __init__(self, loaded: Loaded, template: Template) -> None:
+        from bottega.evals.engine import Engine
+
+        attached = loaded.attached
+        module, inputs = (attached.model, attached.inputs) if attached else (loaded.model, None)
+        self.engine = Engine(module, loaded.tokenizer, template=template, inputs=inputs)
+        self.generator: Generator = self.engine.generator
+        self.tokenizer, self.template = loaded.tokenizer, template
+
+    def _stops(self) -> dict[str, Any]:
+        from bottega.evals.engine import end_of_turn
+
+        ids, strings = end_of_turn(self.tokenizer, self.template)
+        return {"stop_ids": tuple(sorted({*self.generator.stop_ids(), *ids})), "stop": strings}
+
+    def replies(self, asked: Sequence[Sequence[Turn]], *, raw: bool, **how: Any) -> list[Reply]:
+        if raw:
+            return self.generator.sample([self.engine.plain(turns[-1].content) for turns in asked], **how)
+        return self.generator.sample([self.engine.chat(turns) for turns in asked], **self._stops(), **how)
+
+    def stream(self, turns: Sequence[Turn], **how: Any) -> Iterator[Any]:
+        return self.generator.stream(self.engine.chat(turns), **self._stops(), **how)
+
+
+def _open(model: str, template: str | None, note: Any) -> tuple[Loaded, Template]:
+    from bottega.data.chat import Template
+    from bottega.models.load import load
+
+    loaded = load(model)
+    for line in loaded.notes:
+        note(line)
+    return loaded, Template.find(template, loaded.tokenizer)
+
+
+def _prompts(path: str) -> Iterator[list[Turn]]:
+    """The prompts of a file, as turns that end with a question."""
+    from bottega.data.formats import samples
+    from bottega.data.sources import Problem, read
+
+    if Path(path).suffix == ".txt":
+        if not Path(path).is_file():
+            raise UserError(f"there is no file {path}; check the path")
+        lines = [line for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        if not lines:
+            raise UserError(f"{path} has no prompt; write one a line")
+        yield from ([Turn(role="user", content=line)] for line in lines)
+        return
+    plain_prompts = all(
+        not isinstance(record, Problem) and isinstance(record.get("prompt"), str) for _, record in read(path)
+    )
+    if plain_prompts:
+        for _, record in read(path):
+            assert not isinstance(record, Problem)
+            yield [Turn(role="user", content=record["prompt"])]
+        return
+    for sample in samples(path):
+        if isinstance(sample, Problem):
+            raise UserError(f"{sample}; mend the row, every prompt of the file is answered")
+        yield _asked(sample)
+
+
+def _asked(sample: Any) -> list[Turn]:
+    """What a sample asks: its turns up to the last question."""
+    if isinstance(sample, Document):
+        return [Turn(role="user", content=sample.text)]
+    if isinstance(sample, Preference | Labelled):
+        return list(sample.prompt) or [Turn(role="user", content=getattr(sample, "text", ""))]
+    assert isinstance(sample, Conversation)
+    turns = list(sample.turns)
+    while turns and turns[-1].role == "assistant":
+        turns.pop()
+    if not turns:
+        raise UserError(f"{sample.where} asks nothing; a prompt ends with a turn that is not the assistant's")
+    return turns
