@@ -71,15 +71,7 @@ def load(
         UserError: it is not there, not complete, or of a kind that does not load here.
         Unsafe: pickles only, code without trust, or a damaged file.
     """
-    name = str(model)
-    if dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    if trust:
-        local = Path(name).expanduser()
-        safety.check_trust(name, revision=revision, folder=local if local.is_dir() else None)
-        if local.is_dir():
-            revision = None
-    place = locate.locate(name, revision=revision, offline=offline, code=trust)
+    place = _place(str(model), dtype, trust, revision, offline)
     tokenizer = load_tokenizer(place.folder if has_tokenizer(place.folder) else place.base, trust=trust)
     module = load_weights(place.base, dtype=dtype, trust=trust, options=options)
     module.config._name_or_path = place.base_id  # what adapters on it will name as their base
@@ -107,6 +99,18 @@ def load(
         notes=(*place.notes, *found.notes()),
         attached=attached,
     )
+
+
+def _place(name: str, dtype: str, trust: bool, revision: str | None, offline: bool | None) -> locate.Place:
+    """Where the model lies, once what was asked for makes sense."""
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if trust:
+        local = Path(name).expanduser()
+        safety.check_trust(name, revision=revision, folder=local if local.is_dir() else None)
+        if local.is_dir():
+            revision = None
+    return locate.locate(name, revision=revision, offline=offline, code=trust)
 
 
 def _attach(module: Model, adapter: Path, trainable: bool) -> Attached:

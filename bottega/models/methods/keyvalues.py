@@ -69,6 +69,7 @@ def require_packed_attention(model: Model) -> None:
 
 
 def attach_values(model: nn.Module, inputs: KeyValuePrefix) -> Attached:
+    """Freeze `model` and put `inputs` before its sequences; with them off it is the model at the stage's start."""
     model.requires_grad_(False)
     num, total = layers.count_parameters(inputs)[0], layers.count_parameters(model)[1] + inputs.values.numel()
     return Attached(

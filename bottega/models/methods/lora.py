@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bottega.core.errors import UserError
 from bottega.core.types import Attached
@@ -35,6 +36,7 @@ _MUTATING = ("pissa", "olora")
 """Starts that move part of the base's weights into the adapter (PITFALLS: with it off, the base is not the base)."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Lora:
     """Train low-rank updates of linear layers; the base stays as it is.
 
@@ -48,36 +50,31 @@ class Lora:
         new_tokens: ids whose embeddings learn too (rows of the embedding and, if it is not tied, of the head).
     """
 
-    name = "lora"
+    name: ClassVar[str] = "lora"
 
-    def __init__(
-        self,
-        *,
-        rank: int = 16,
-        alpha: float | None = None,
-        dropout: float = 0.0,
-        targets: str | Sequence[str] = ALL,
-        rslora: bool = False,
-        dora: bool = False,
-        init: Init = "zero",
-        lr_ratio: float = 1.0,
-        new_tokens: Sequence[int] = (),
-    ) -> None:
-        if not 1 <= rank <= 1024:
-            raise UserError(f"lora rank {rank} is outside 1 to 1024; 16 is usual")
-        if not 0.0 <= dropout < 1.0:
-            raise UserError(f"lora dropout {dropout} is outside 0 to 1; 0 is usual")
-        if init not in _PEFT_INIT:
-            raise UserError(f"lora init {init!r} is not one of {', '.join(_PEFT_INIT)}")
-        if init == "orthogonal" and rank % 2:
-            raise UserError(f"lora init orthogonal needs an even rank, not {rank}")
-        if dora and init in _MUTATING:
-            raise UserError(f"lora init {init} cannot be combined with dora; drop one of them")
-        if lr_ratio <= 0:
-            raise UserError(f"lora lr_ratio {lr_ratio} must be above 0; 1 trains A and B alike")
-        self.rank, self.alpha, self.dropout = rank, 2.0 * rank if alpha is None else alpha, dropout
-        self.targets, self.rslora, self.dora = targets, rslora, dora
-        self.init, self.lr_ratio, self.new_tokens = init, lr_ratio, tuple(new_tokens)
+    rank: int = 16
+    alpha: float | None = None
+    dropout: float = 0.0
+    targets: str | Sequence[str] = ALL
+    rslora: bool = False
+    dora: bool = False
+    init: Init = "zero"
+    lr_ratio: float = 1.0
+    new_tokens: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rank <= 1024:
+            raise UserError(f"lora rank {self.rank} is outside 1 to 1024; 16 is usual")
+        if not 0.0 <= self.dropout < 1.0:
+            raise UserError(f"lora dropout {self.dropout} is outside 0 to 1; 0 is usual")
+        if self.init not in _PEFT_INIT:
+            raise UserError(f"lora init {self.init!r} is not one of {', '.join(_PEFT_INIT)}")
+        if self.init == "orthogonal" and self.rank % 2:
+            raise UserError(f"lora init orthogonal needs an even rank, not {self.rank}")
+        if self.dora and self.init in _MUTATING:
+            raise UserError(f"lora init {self.init} cannot be combined with dora; drop one of them")
+        if self.lr_ratio <= 0:
+            raise UserError(f"lora lr_ratio {self.lr_ratio} must be above 0; 1 trains A and B alike")
 
     def load_options(self) -> dict[str, Any]:
         """Nothing special."""
@@ -98,7 +95,7 @@ class Lora:
         shapes = {name: layers.linear_shape(model.get_submodule(name)) for name in chosen}
         config = LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]
+            lora_alpha=2.0 * self.rank if self.alpha is None else self.alpha,  # type: ignore[arg-type]
             lora_dropout=self.dropout,
             target_modules=_shortest(model, chosen),
             use_rslora=self.rslora,
