@@ -33,7 +33,7 @@ from bottega.core.errors import Unsafe, UserError
 MAX_SOURCE = 1_000_000
 MAX_OUTPUT = 8_000_000
 CPU_S = 5
-WALL_S = 30
+WALL_S = 60
 MEMORY_BYTES = 256 << 20
 TODAY = "2026-01-01"
 MARKS = ("\uf8f0", "\uf8f1")
