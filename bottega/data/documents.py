@@ -9,6 +9,7 @@ from each kind of file.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -324,7 +325,7 @@ def _repeated(pages: list[list[tuple[str, float]]]) -> set[str]:
 
 def _usual_width(pages: list[list[tuple[str, float]]]) -> int:
     lengths = sorted(len(line) for page in pages for line, _ in page)
-    return lengths[int(0.9 * (len(lengths) - 1))] if lengths else 0
+    return lengths[math.ceil(0.9 * (len(lengths) - 1))] if lengths else 0
 
 
 def _docx(path: Path) -> str:

@@ -17,7 +17,7 @@ THRESHOLD = 0.8
 SHINGLE = 5
 HASHES = 128
 BAND = 4
-_PRIME = np.uint64((1 << 61) - 1)
+_PRIME = np.uint64((1 << 31) - 1)
 _WORD = re.compile(r"\w+")
 
 
@@ -45,12 +45,12 @@ def jaccard(one: frozenset[int], other: frozenset[int]) -> float:
 def signatures(sets: Sequence[frozenset[int]], *, seed: int = 0) -> np.ndarray:
     """MinHash signatures, (len(sets), 128) uint64: the chance that two agree in a place is their Jaccard similarity."""
     random = np.random.default_rng(seed)
-    factors = random.integers(1, 1 << 29, HASHES, dtype=np.uint64)
-    shifts = random.integers(0, 1 << 60, HASHES, dtype=np.uint64)
+    factors = random.integers(1, int(_PRIME), HASHES, dtype=np.uint64)
+    shifts = random.integers(0, int(_PRIME), HASHES, dtype=np.uint64)
     table = np.empty((len(sets), HASHES), np.uint64)
     for place, one in enumerate(sets):
-        values = np.fromiter(one, np.uint64, len(one))
-        # 29 + 32 bits: the product stays below 2**61 and the sum below 2**62, so nothing overflows
+        # 31 bits times 31 bits stays below 2**62, so nothing overflows
+        values = np.fromiter(one, np.uint64, len(one)) % _PRIME
         table[place] = ((values[:, None] * factors + shifts) % _PRIME).min(axis=0)
     return table
 
@@ -92,7 +92,7 @@ def groups(texts: Iterable[str], *, threshold: float = THRESHOLD, seed: int = 0)
 
 
 def candidates(table: np.ndarray) -> Iterable[tuple[int, int]]:
-    """Pairs of rows (of `signatures`) that agree in a whole band; each row meets the first and last few of its bucket."""
+    """Pairs of rows (of `signatures`) that agree in a whole band; a row meets the first and last few of a bucket."""
     for start in range(0, HASHES, BAND):
         buckets: dict[bytes, list[int]] = defaultdict(list)
         for place, row in enumerate(table[:, start : start + BAND]):

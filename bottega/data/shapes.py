@@ -55,6 +55,9 @@ def _need(record: Record, *names: str) -> Any:
     for name in names:
         if record.get(name) is not None:
             return record[name]
+    empty = next((name for name in names if name in record), None)
+    if empty is not None:
+        raise BadRow(empty, f"the column {empty!r} is empty")
     have = ", ".join(key for key in list(record)[:8] if key != TYPE_KEY) or "nothing"
     raise BadRow(names[0], f"there is no column {' or '.join(map(repr, names[:3]))}; the row has {have}")
 
@@ -175,17 +178,22 @@ def _side(value: Any, column: str, prompt: tuple[Turn, ...]) -> tuple[Turn, ...]
 
 
 def _margin(record: Record) -> float | None:
-    value = record.get("margin")
-    if value is None:
-        high, low = record.get("score_chosen"), record.get("score_rejected")
-        value = float(high) - float(low) if _is_number(high) and _is_number(low) else None  # type: ignore[arg-type]
-    if value is not None and not _is_number(value):
-        raise BadRow("margin", f"the margin {value!r} is not a finite number")
-    return None if value is None else float(value)
+    value = _number(record.get("margin"))
+    if value is None and record.get("margin") is not None:
+        raise BadRow("margin", f"the margin {record['margin']!r} is not a finite number")
+    high, low = _number(record.get("score_chosen")), _number(record.get("score_rejected"))
+    return high - low if value is None and high is not None and low is not None else value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _number(value: Any) -> float | None:
+    """A finite number, also when written as text (in csv files); None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def preference(record: Record, where: Where) -> Sample:
@@ -275,12 +283,9 @@ def labelled(record: Record, where: Where) -> Sample:
 
 def float_only(record: Record, where: Where) -> Sample:
     """LMFlow's `float_only`: a number without a text (the output of a reward model)."""
-    try:
-        value = float(_need(record, "value"))
-    except (TypeError, ValueError) as error:
-        raise BadRow("value", f"{record.get('value')!r} is not a number") from error
-    if not math.isfinite(value):
-        raise BadRow("value", f"{value!r} is not a finite number")
+    value = _number(_need(record, "value"))
+    if value is None:
+        raise BadRow("value", f"{record['value']!r} is not a finite number")
     return Labelled(text="", label=value, where=where, meta=_meta(record, "value"))
 
 
@@ -314,10 +319,11 @@ def scored(record: Record, where: Where) -> tuple[Sample, ...]:
         raise BadRow(column, "expected a list of at least two scored answers")
     pairs = []
     for place, item in enumerate(answers):
-        if not isinstance(item, Mapping) or not _is_number(item.get("score")):
+        score = _number(item.get("score")) if isinstance(item, Mapping) else None
+        if score is None:
             raise BadRow(f"{column}[{place}].score", "expected an object with a text and a finite score")
         spot = f"{column}[{place}].text"
-        pairs.append((float(item["score"]), _answer(text_of(item.get("text", item.get("content")), spot), spot)))
+        pairs.append((score, _answer(text_of(item.get("text", item.get("content")), spot), spot)))
     pairs.sort(key=lambda pair: -pair[0])
     best, lower = pairs[0], [pair for pair in pairs if pair[0] < pairs[0][0]]
     if not lower:

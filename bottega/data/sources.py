@@ -220,10 +220,22 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Read]:
             elif len(cells) != len(header):
                 yield where, Problem(where, f"{len(cells)} cells where the header has {len(header)}")
             else:
-                yield where, dict(zip(header, cells))
+                yield where, {name: _cell(name, cell) for name, cell in zip(header, cells)}
     except csv.Error as error:
         where = Where(str(path), reader.line_num)
         yield where, Problem(where, f"broken table from here on: {error}")
+
+
+def _cell(name: str, text: str) -> Any:
+    """A cell as its text; nothing when empty; turns (and alpaca's history) that were written as JSON as what they are."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return text or None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    turns = all(isinstance(item, dict) and {"role", "from"} & set(item) for item in value)
+    return value if value and (turns or name in ("history", "tools", "responses", "labels")) else text
 
 
 def _read_arrow(path: Path) -> Iterator[Read]:

@@ -60,7 +60,9 @@ def test_a_bomb_of_text_ends_with_a_sentence(source):
 def test_a_template_that_never_ends_is_stopped_by_its_limit_on_cpu_time():
     begun = time.monotonic()
     with pytest.raises(Unsafe, match="more than 1 s of CPU time"):
-        render("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", {}, trusted=False, cpu_s=1)
+        render(
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", {}, trusted=False, cpu_s=1
+        )
     assert time.monotonic() - begun < 20
     assert render("{{ 1 + 1 }}", {}, trusted=False) == "2"
 
@@ -106,7 +108,9 @@ def test_nesting_beyond_limits_ends_with_a_sentence():
 
 
 def test_worker_and_process_render_the_same_text():
-    source = "{{ x | tojson }} {{ 'é ü 漢' }} {% for i in x %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}{% endfor %}"
+    source = (
+        "{{ x | tojson }} {{ 'é ü 漢' }} {% for i in x %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}{% endfor %}"
+    )
     variables = {"x": [1, 2, {"a<b": "é"}], "lone": "\ud800"}
     texts = {render(source, variables, trusted=trusted) for trusted in (True, False)}
     assert texts == {'[1, 2, {"a<b": "é"}] é ü 漢 1' + "{'a<b': 'é'}"}

@@ -104,7 +104,10 @@ def test_instructlab_rows_with_unmask_train_all_turns_but_the_system(write):
 
 def test_instructlab_pretraining_rows_are_taken_apart_at_their_marks(write):
     row = {"messages": [{"role": "pretraining", "content": "<|user|>\nq\n<|assistant|>\na"}]}
-    assert [(t.role, t.content, t.weight) for t in one(write, row).turns] == [("user", "q", 1.0), ("assistant", "a", 1.0)]
+    assert [(t.role, t.content, t.weight) for t in one(write, row).turns] == [
+        ("user", "q", 1.0),
+        ("assistant", "a", 1.0),
+    ]
     assert one(write, {"messages": [{"role": "pretraining", "content": "only text"}]}).text == "only text"
 
 
@@ -113,16 +116,30 @@ def test_instructlab_pretraining_rows_are_taken_apart_at_their_marks(write):
     [
         {"prompt": "q", "chosen": "good", "rejected": "bad"},
         {"question": "q", "chosen": "good", "rejected": "bad"},
-        {"chosen": [U, {"role": "assistant", "content": "good"}], "rejected": [U, {"role": "assistant", "content": "bad"}]},
-        {"prompt": "q", "chosen": [U, {"role": "assistant", "content": "good"}], "rejected": [{"role": "assistant", "content": "bad"}]},
-        {"prompt": [U], "chosen": {"role": "assistant", "content": "good"}, "rejected": {"role": "assistant", "content": "bad"}},
+        {
+            "chosen": [U, {"role": "assistant", "content": "good"}],
+            "rejected": [U, {"role": "assistant", "content": "bad"}],
+        },
+        {
+            "prompt": "q",
+            "chosen": [U, {"role": "assistant", "content": "good"}],
+            "rejected": [{"role": "assistant", "content": "bad"}],
+        },
+        {
+            "prompt": [U],
+            "chosen": {"role": "assistant", "content": "good"},
+            "rejected": {"role": "assistant", "content": "bad"},
+        },
         {"chosen": "\n\nHuman: q\n\nAssistant: good", "rejected": "\n\nHuman: q\n\nAssistant: bad"},
         {
             "conversations": [{"from": "human", "value": "q"}],
             "chosen": {"from": "gpt", "value": "good"},
             "rejected": {"from": "gpt", "value": "bad"},
         },
-        {"chosen": {"messages": [U, {"role": "assistant", "content": "good"}]}, "rejected": {"messages": [U, {"role": "assistant", "content": "bad"}]}},
+        {
+            "chosen": {"messages": [U, {"role": "assistant", "content": "good"}]},
+            "rejected": {"messages": [U, {"role": "assistant", "content": "bad"}]},
+        },
     ],
 )
 def test_each_way_to_write_a_preference_means_the_same(write, row):
@@ -166,7 +183,10 @@ def test_labelled_texts_keep_classes_numbers_and_lists(write):
 
 
 def test_scored_answers_pair_the_best_with_each_lower_one(write):
-    row = {"prompt": "q", "responses": [{"text": "bad", "score": -1}, {"text": "good", "score": 2}, {"text": "fair", "score": 1}]}
+    row = {
+        "prompt": "q",
+        "responses": [{"text": "bad", "score": -1}, {"text": "good", "score": 2}, {"text": "fair", "score": 1}],
+    }
     first, second = samples(write("rows.jsonl", [row]))
     assert (first.chosen, first.rejected[0].content, first.margin) == ((GOOD,), "fair", 1.0)
     assert (second.rejected, second.margin) == ((BAD,), 3.0)
@@ -176,10 +196,16 @@ LMFLOW = {
     "text_only": ({"text": "t"}, Document),
     "text2text": ({"input": "q", "output": "a"}, Conversation),
     "conversation": ({"system": "s", "tools": ["f"], "messages": [U, A]}, Conversation),
-    "paired_conversation": ({"chosen": {"messages": [U, A]}, "rejected": {"messages": [U, {"role": "assistant", "content": "b"}]}}, Preference),
+    "paired_conversation": (
+        {"chosen": {"messages": [U, A]}, "rejected": {"messages": [U, {"role": "assistant", "content": "b"}]}},
+        Preference,
+    ),
     "paired_text_to_text": ({"prompt": "q", "chosen": "a", "rejected": "b", "margin": 0.6}, Preference),
     "text_to_textlist": ({"input": "q", "output": ["a", "b"]}, Conversation),
-    "text_to_scored_textlist": ({"input": "q", "output": [{"score": 1.0, "text": "a"}, {"score": -0.8, "text": "b"}]}, Preference),
+    "text_to_scored_textlist": (
+        {"input": "q", "output": [{"score": 1.0, "text": "a"}, {"score": -0.8, "text": "b"}]},
+        Preference,
+    ),
     "float_only": ({"value": "0.5"}, Labelled),
 }
 
@@ -204,18 +230,34 @@ def test_an_image_row_is_refused_with_a_sentence(write):
     [
         ({"messages": [{"role": "robot", "content": "x"}, A]}, "messages[0].role", "the role 'robot' is not one of"),
         ({"messages": [U, {"role": "assistant", "content": " "}]}, "messages[1].content", "an answer without text"),
-        ({"messages": [U, {"role": "assistant", "content": None}]}, "messages[1].content", "expected a text, found nothing"),
+        (
+            {"messages": [U, {"role": "assistant", "content": None}]},
+            "messages[1].content",
+            "expected a text, found nothing",
+        ),
         ({"messages": []}, "messages", "at least one turn"),
         ({"messages": "hello"}, "messages", "not JSON"),
         ({"messages": [{**U, "weight": -1}, A]}, "messages[0].weight", "the weight -1 is not a number of at least 0"),
         ({"prompt": "q", "response": ""}, "response", "an answer without text"),
         ({"prompt": "q", "chosen": "x", "rejected": "x"}, "rejected", "the same"),
-        ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant:"}, "rejected", "no answer after"),
+        (
+            {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant:"},
+            "rejected",
+            "no answer after",
+        ),
         ({"prompt": "q", "completion": "a", "label": "maybe"}, "label", "neither true nor false"),
         ({"text": "   "}, "text", "a text without a character"),
         ({"text": "t", "label": {"a": 1}}, "label", "expected a class or a number, found dict"),
-        ({"conversations": [{"from": "function_call", "value": "f("}]}, "conversations[0]", "the function call is not JSON"),
-        ({"prompt": "q", "responses": [{"text": "a", "score": 1}, {"text": "b", "score": 1}]}, "responses", "all scores are 1"),
+        (
+            {"conversations": [{"from": "function_call", "value": "f("}]},
+            "conversations[0]",
+            "the function call is not JSON",
+        ),
+        (
+            {"prompt": "q", "responses": [{"text": "a", "score": 1}, {"text": "b", "score": 1}]},
+            "responses",
+            "all scores are 1",
+        ),
     ],
 )
 def test_a_bad_row_is_named_with_its_column_and_reason(write, row, column, reason):
@@ -226,11 +268,15 @@ def test_a_bad_row_is_named_with_its_column_and_reason(write, row, column, reaso
 
 def test_a_row_that_lacks_a_column_of_its_file_is_named(write):
     found = list(samples(write("rows.jsonl", [{"prompt": "q", "response": "a"}] * 3 + [{"prompt": "q"}])))
-    assert found[3].where.row == 4 and "there is no column" in found[3].reason and "the row has prompt" in found[3].reason
+    assert (
+        found[3].where.row == 4 and "there is no column" in found[3].reason and "the row has prompt" in found[3].reason
+    )
 
 
 def test_columns_that_fit_no_format_are_listed_with_the_remedy(write):
-    with pytest.raises(UserError, match="no known format has the columns foo, bar; name one of messages, .* or map your columns"):
+    with pytest.raises(
+        UserError, match="no known format has the columns foo, bar; name one of messages, .* or map your columns"
+    ):
         list(samples(write("rows.jsonl", [{"foo": 1, "bar": 2}])))
     mapped = one(write, {"foo": "q", "bar": "a"}, columns={"prompt": "foo", "response": "bar"})
     assert mapped.turns == (ASK, SAY)
@@ -239,7 +285,10 @@ def test_columns_that_fit_no_format_are_listed_with_the_remedy(write):
 
 
 def test_a_table_of_a_csv_file_with_messages_as_json_text_is_read(write):
-    path = write("a.csv", 'messages,topic\n"[{""role"": ""user"", ""content"": ""q""}, {""role"": ""assistant"", ""content"": ""a""}]",x\n')
+    path = write(
+        "a.csv",
+        'messages,topic\n"[{""role"": ""user"", ""content"": ""q""}, {""role"": ""assistant"", ""content"": ""a""}]",x\n',
+    )
     (sample,) = samples(path)
     assert sample.turns == (ASK, SAY) and sample.meta == {"topic": "x"}
 

@@ -21,7 +21,9 @@ from .conftest import byte_tokenizer, trained
 
 
 def talk(*turns: tuple[str, str] | Turn, tools: tuple = ()) -> Conversation:
-    return Conversation(turns=tuple(t if isinstance(t, Turn) else Turn(role=t[0], content=t[1]) for t in turns), tools=tools)
+    return Conversation(
+        turns=tuple(t if isinstance(t, Turn) else Turn(role=t[0], content=t[1]) for t in turns), tools=tools
+    )
 
 
 TWO = talk(("system", "Be kind."), ("user", "Who?"), ("assistant", "Anna."), ("user", "Why?"), ("assistant", "Keys."))
@@ -152,7 +154,10 @@ TOOL_TRUTH = {
     ],
     "llama3": ['{"name": "find", "parameters": {"key": "oak"}}<|eot_id|>', "In the shed.<|eot_id|>"],
     "mistral": ['[TOOL_CALLS] [{"name": "find", "arguments": {"key": "oak"}, "id": "c1"}]</s>', " In the shed.</s>"],
-    "granite": ['<|tool_call|>[{"name": "find", "arguments": {"key": "oak"}}]<|end_of_text|>', "In the shed.<|end_of_text|>"],
+    "granite": [
+        '<|tool_call|>[{"name": "find", "arguments": {"key": "oak"}}]<|end_of_text|>',
+        "In the shed.<|end_of_text|>",
+    ],
 }
 
 

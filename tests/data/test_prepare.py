@@ -68,7 +68,9 @@ def test_the_end_of_each_trained_stretch_is_counted():
 
 def test_a_long_row_stops_the_run_unless_a_policy_is_named(tokenizer):
     """'q' and 'x' * 50 in chatml: 1 + 7 + 12 + 51 + ... tokens, above 40."""
-    with pytest.raises(UserError, match=r"f.jsonl:7 has \d+ tokens, above max_tokens 40; set over_length to drop, split or truncate"):
+    with pytest.raises(
+        UserError, match=r"f.jsonl:7 has \d+ tokens, above max_tokens 40; set over_length to drop, split or truncate"
+    ):
         rows([chat("x" * 50, 7)], tokenizer, CHATML, max_tokens=40)
 
 
@@ -137,7 +139,12 @@ def test_a_chat_without_an_assistant_turn_is_named(tokenizer):
 
 @pytest.mark.parametrize(
     ("kind", "sample"),
-    [("chat", pair("a", "b")), ("preference", chat("a")), ("text", pair("a", "b")), ("chat", Labelled(text="t", label=1))],
+    [
+        ("chat", pair("a", "b")),
+        ("preference", chat("a")),
+        ("text", pair("a", "b")),
+        ("chat", Labelled(text="t", label=1)),
+    ],
 )
 def test_a_row_of_another_kind_is_a_problem(tokenizer, kind, sample):
     with pytest.raises(UserError, match="where .* needed"):
@@ -204,7 +211,14 @@ def test_a_wrong_option_names_the_choices(tokenizer, options, sentence):
 
 
 def test_real_files_become_rows(shared_data, tokenizer):
-    made, intake = rows(samples(shared_data("hh_rlhf/pairs.jsonl")), tokenizer, CHATML, kind="preference", max_tokens=1500, over_length="drop")
+    made, intake = rows(
+        samples(shared_data("hh_rlhf/pairs.jsonl")),
+        tokenizer,
+        CHATML,
+        kind="preference",
+        max_tokens=1500,
+        over_length="drop",
+    )
     assert intake.read == 1200 and intake.bad == {"no answer after what both sides share": 4}
     assert intake.taken == len(made) == 1196 - sum(intake.dropped.values())
     assert all(row.prefix.ids and any(branch.trains) for row in made for branch in row.branches)
