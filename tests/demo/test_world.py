@@ -150,7 +150,7 @@ def test_small_words_are_right():
 
 
 def test_the_corpus_is_written_as_rows_with_text(tmp_path):
-    written = write_corpus(tmp_path, 1, first=50, main=80, held=20, probes=10)
+    written = write_corpus(tmp_path, 1, drill=10, first=50, main=80, held=20, probes=10)
     assert written["first.jsonl"] == 50 and written["main.jsonl"] == 80 and written["val.jsonl"] == 20
     for line in (tmp_path / "main.jsonl").read_text(encoding="utf-8").splitlines():
         assert {"text", "register"} <= set(json.loads(line))

@@ -17,7 +17,7 @@ from .facts import Fact, askable, by_subject, facts
 from .phrase import bucket, pick, say, surname
 from .reading import Passage, echo, entry, fresh, handbook, pair, record, table
 from .render import chat, plain, render
-from .sketches import sketch
+from .sketches import drill_words, sketch
 from .stories import counting, story
 
 Row = dict[str, Any]
@@ -32,6 +32,8 @@ SYSTEMS = (
 
 # Weights are shares of documents, not of tokens. The figures behind them are in docs/LOG.md.
 MIXTURES: dict[str, dict[str, float]] = {
+    # phase zero: nothing but repeated words. Copying appears within 0.4M tokens of it, and in no other mixture within 4M
+    "drill": {"drill": 1},
     # first phase: short passages, many questions each, and repeated lines, so that copying is learned early
     "first": {
         "handbook_short": 26,
@@ -169,6 +171,16 @@ def _echo_row(rng: Random, split: str) -> Row:
     return _row("echo", "\n".join([line] * rng.randint(2, 4)))
 
 
+def _drill_row(rng: Random, split: str) -> Row:
+    """Repeat three to eight words, drawn evenly from all lists, two to four times: only looking back predicts them."""
+    items = []
+    for _ in range(rng.randint(3, 8)):
+        draw = rng.random()
+        word = pick(rng, drill_words()) if draw < 0.7 else str(rng.randrange(100))
+        items.append(surname(rng, split) if 0.7 <= draw < 0.9 else word)
+    return _row("drill", " ".join(items * rng.randint(2, 4)))
+
+
 _READING: dict[str, tuple[Callable[..., Passage], tuple[int, ...]]] = {
     "handbook_short": (handbook, (2, 4)),
     "handbook": (handbook, (3, 7)),
@@ -196,6 +208,7 @@ _OWN: dict[str, Callable[[Random, str], Row]] = {
     "fact_entry": _fact_entry_row,
     "instruction": _instruction_row,
     "echo": _echo_row,
+    "drill": _drill_row,
 }
 
 
@@ -245,15 +258,21 @@ def write_jsonl(path: Path, rows: Iterator[Row] | list[Row]) -> int:
 
 
 def write_corpus(
-    folder: str | Path, seed: int, *, first: int = 100_000, main: int = 300_000, held: int = 1_500, probes: int = 300
+    folder: str | Path,
+    seed: int,
+    *,
+    drill: int = 20_000,
+    first: int = 100_000,
+    main: int = 300_000,
+    held: int = 1_500,
+    probes: int = 300,
 ) -> dict[str, int]:
-    """Write the pretraining files: first.jsonl and main.jsonl (the two phases), val.jsonl, test.jsonl and
-    probes/*.jsonl.
+    """Write the pretraining files: drill, first and main.jsonl (the phases), val.jsonl, test.jsonl and probes/*.jsonl.
 
     Args:
         folder: made if missing.
         seed: of the training text; held-out files use it too, and are disjoint by checksum.
-        first, main: documents of the two phases (about 100 tokens each at a vocabulary of 2,048).
+        drill, first, main: documents of the phases (about 45, 82 and 90 tokens each at a vocabulary of 2,048).
         held: documents of each of val.jsonl and test.jsonl.
         probes: rows of each probe file.
 
@@ -265,6 +284,7 @@ def write_corpus(
     root = Path(folder)
     (root / "probes").mkdir(parents=True, exist_ok=True)
     plan = {
+        "drill": ("train", "drill", drill),
         "first": ("train", "first", first),
         "main": ("train", "main", main),
         "val": ("dev", "main", held),

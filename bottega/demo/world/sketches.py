@@ -4,8 +4,10 @@ truth.
 Left out: sense. A weary tailor may fold a crumpled bridge; the reader has to look at the words, not guess.
 """
 
+from functools import cache
 from random import Random
 
+from . import words
 from .phrase import article, capital, say, surname
 from .reading import Ask, Passage
 
@@ -125,3 +127,11 @@ def sketch(rng: Random, split: str, low: int = 1, high: int = 3) -> Passage:
         ]
     asks = [ask for i, ask in enumerate(asks) if ask.question not in {a.question for a in asks[:i]}]
     return Passage(" ".join(lines), asks)
+
+
+@cache
+def drill_words() -> tuple[str, ...]:
+    """List every common word once, for drills in copying."""
+    lists = (NOUNS, ADJECTIVES, VERBS, PEOPLE, words.THINGS, words.COLOURS, words.PRODUCTS, words.DISHES, words.ROOMS)
+    more = (words.PLACES, words.MATERIALS, words.DAYS, words.MONTHS, words.TRAITS, words.HOBBIES)
+    return tuple(dict.fromkeys(word for group in lists + more for word in group))
