@@ -32,7 +32,7 @@ SYSTEMS = (
 
 # Weights are shares of documents, not of tokens. The figures behind them are in docs/LOG.md.
 MIXTURES: dict[str, dict[str, float]] = {
-    # phase zero: nothing but repeated words. Copying appears within 0.4M tokens of it, and in no other mixture within 4M
+    # phase zero: nothing but repeated words. Copying appears within 0.4M tokens (elsewhere: not in 4M)
     "drill": {"drill": 1},
     # first phase: short passages, many questions each, and repeated lines, so that copying is learned early
     "first": {
