@@ -1,0 +1,376 @@
+"""One page a run: report.html, made from the run folder's JSON files alone, and curve.png beside it.
+
+Left out: scripts and anything from outside the file (a strict content policy says so); every text from a run is
+escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from bottega.core import rundir
+from bottega.core.errors import Mismatch, UserError
+from bottega.evals.compare import Comparison, compare
+from bottega.evals.runner import Score, Scorecard
+from bottega.workshop import curve
+from bottega.workshop.markup import bounds, chip, clip, duration, number, plain_name, section, table, whisker
+
+CSS = Path(__file__).with_name("report.css")
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+MAX_SAMPLES = 40
+SECOND = ("accuracy", "margin", "kl", "reward")  # the metrics worth a curve of their own beside the loss
+MARKS = {
+    "better": ("good", "▲ better"),
+    "worse": ("bad", "▼ worse"),
+    "no difference": ("flat", "● no clear difference"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """What a stage left in its folder."""
+
+    name: str
+    metrics: list[dict[str, Any]]
+    timing: list[dict[str, Any]]
+    intake: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """The JSON files of a run folder; what is not there is empty."""
+
+    folder: Path
+    run: dict[str, Any]
+    host: dict[str, Any]
+    environment: dict[str, Any]
+    recipe: str
+    checks: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    stages: list[Stage]
+    cards: dict[str, Scorecard]
+
+
+def write(run_folder: str | Path, *, note: Callable[[str], None] | None = None) -> Path:
+    """Write report.html (and curve.png, where matplotlib is installed) into a run folder.
+
+    Args:
+        note: told how to get the PNG where it cannot be drawn.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        UserError: the folder is no run folder. DiskFull: it cannot be written.
+    """
+    run = read(run_folder)
+    drawn = (
+        curve.png({stage.name: stage.metrics for stage in run.stages}, run.folder / "curve.png") if run.stages else True
+    )
+    if not drawn and note is not None:
+        note("curve.png was not drawn, since matplotlib is not installed: pip install 'bottega[report]'")
+    path = run.folder / "report.html"
+    rundir.atomic_write(path, page(run))
+    return path
+
+
+def read(run_folder: str | Path) -> Run:
+    """The JSON files of a run folder.
+
+    Raises:
+        UserError: there is neither a run.json nor a stage. Unsafe: a file is damaged.
+    """
+    folder = Path(run_folder)
+    stages = [_stage(path) for path in sorted((folder / "stages").glob("*")) if path.is_dir()]
+    if not stages and not (folder / "run.json").is_file():
+        raise UserError(f"{folder} is no run folder (no run.json and no stages): give the folder of a run")
+    cards = {}
+    for path in sorted((folder / "scorecards").glob("*.json")):
+        cards[plain_name(path.stem)] = Scorecard.from_json(rundir.read_json(path))
+    recipe = folder / "recipe.yaml"
+    return Run(
+        folder=folder,
+        run=_json(folder / "run.json", {}),
+        host=_json(folder / "host.json", {}),
+        environment=_json(folder / "environment.json", {}),
+        recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
+        checks=_json(folder / "checks.json", []),
+        samples=_json(folder / "samples.json", []),
+        stages=stages,
+        cards=cards,
+    )
+
+
+def _json(path: Path, default: Any) -> Any:
+    found = rundir.read_json(path) if path.is_file() else default
+    return found if isinstance(found, type(default)) else default
+
+
+def _stage(folder: Path) -> Stage:
+    lines = {
+        name: rundir.read_jsonl(path) if (path := folder / name).is_file() else []
+        for name in ("metrics.jsonl", "timing.jsonl")
+    }
+    return Stage(
+        name=plain_name(folder.name),
+        metrics=lines["metrics.jsonl"],
+        timing=lines["timing.jsonl"],
+        intake=_json(folder / "intake.json", {}),
+    )
+
+
+def page(run: Run) -> str:
+    """The whole document."""
+    title = str(run.run.get("title") or run.run.get("name") or run.folder.name)
+    sections = [
+        _checks(run),
+        _scores(run),
+        _curves(run),
+        _samples(run),
+        _costs(run),
+        _intake(run),
+        _commands(run),
+        _recipe(run),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{escape(title)} · Bottega</title><style>{CSS.read_text(encoding='utf-8')}</style></head><body><main>"
+        f"{_header(run, title)}{''.join(sections)}{_footer(run)}</main></body></html>\n"
+    )
+
+
+def _header(run: Run, title: str) -> str:
+    passed = sum(bool(check.get("passed")) for check in run.checks)
+    seconds = sum(_seconds(run, stage) for stage in run.stages)
+    facts = {
+        "Model": run.run.get("model"),
+        "Stages": " → ".join(stage.name for stage in run.stages),
+        "Seed": run.run.get("seed"),
+        "Checks passed": f"{passed} of {len(run.checks)}" if run.checks else None,
+        "Training time": duration(seconds) if seconds else None,
+        "Tokens seen": curve.label(sum(_tokens(stage) for stage in run.stages)) if run.stages else None,
+    }
+    cells = "".join(
+        f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts.items() if v not in (None, "")
+    )
+    about = run.run.get("description")
+    words = f"<p>{escape(str(about))}</p>" if about else ""
+    top = f'<div class="eyebrow">Bottega run</div><h1>{escape(title)}</h1>'
+    return f'<header>{top}{words}<dl class="facts">{cells}</dl></header>'
+
+
+def _checks(run: Run) -> str:
+    rows = []
+    for check in run.checks:
+        value, low, high = (check.get(name) for name in ("value", "low", "high"))
+        mark = chip("good", "✓ passed") if check.get("passed") else chip("bad", "✗ failed")
+        bound = check.get("bound")
+        rows.append(
+            [
+                escape(plain_name(str(check.get("stage", "")))),
+                escape(str(check.get("check", ""))),
+                f"{number(value)}{bounds(low, high)}{whisker(value, low, high)}",
+                number(bound) if isinstance(bound, int | float) else escape(str(bound if bound is not None else "–")),
+                number(check.get("n")),
+                mark,
+            ]
+        )
+    head = ("Stage", "Check", "Measured", "Bound", "n", "Verdict")
+    words = "Measured on held-out questions; the small numbers are 95 percent intervals."
+    return section("Checks", table(head, rows, numbers=(2, 3, 4), stacks=True), words)
+
+
+def _scores(run: Run) -> str:
+    names = list(run.cards)
+    tasks = list(dict.fromkeys(score.task for card in run.cards.values() for score in card.scores))
+    verdicts = _verdicts(run)
+    rows = []
+    for task in tasks:
+        scores = {name: score for name, card in run.cards.items() for score in card.scores if score.task == task}
+        any_score = next(iter(scores.values()))
+        arrow = "" if any_score.higher_is_better else " (lower is better)"
+        guess = "" if any_score.random is None else f"; guessing {number(any_score.random)}"
+        counts = sorted({score.n for score in scores.values()})
+        n = f"n = {counts[0]:,}" if len(counts) == 1 else f"n = {counts[0]:,} to {counts[-1]:,}"
+        words = f'{escape(task)}<span class="bounds">{escape(any_score.metric)}{arrow}, {n}{guess}</span>'
+        cells = [_score_cell(scores.get(name)) for name in names]
+        rows.append([words, *cells, verdicts.get(task, "")])
+    head = ("Task", *names, f"{names[0]} to {names[-1]}" if len(names) > 1 else "")
+    columns = range(1, len(names) + 1)
+    words = (
+        "With 95 percent intervals. The mark compares the first and the last column item by item "
+        "(paired bootstrap and McNemar, corrected)."
+    )
+    return section("Before and after", table(head, rows, numbers=tuple(columns), stacks=True), words)
+
+
+def _score_cell(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    rail = whisker(score.value, score.low, score.high) if score.higher_is_better else ""
+    return f"{number(score.value)}{bounds(score.low, score.high)}{rail}"
+
+
+def _verdicts(run: Run) -> dict[str, str]:
+    cards = list(run.cards.values())
+    if len(cards) < 2:
+        return {}
+    try:
+        report = compare(cards[0], cards[-1], seed=cards[0].seed)
+    except Mismatch as error:
+        return {
+            score.task: f"{chip('flat', 'not compared')}<span class='bounds'>{escape(str(error))}</span>"
+            for score in cards[0].scores
+        }
+    return {one.task: _verdict(one) for one in report.tasks}
+
+
+def _verdict(one: Comparison) -> str:
+    kind, words = MARKS[one.verdict]
+    d = one.difference
+    moved = f'<span class="bounds">{d.improved:,} items better, {d.regressed:,} worse</span>'
+    return chip(kind, words) + moved
+
+
+def _curves(run: Run) -> str:
+    figures = []
+    for stage in run.stages:
+        for metric in (
+            "loss",
+            *[name for name in SECOND if any(name in line or f"eval.{name}" in line for line in stage.metrics)][:1],
+        ):
+            lines = curve.series_of(stage.metrics, metric)
+            picture = curve.svg(lines, title=f"{stage.name}: {metric}", y_label=metric)
+            if picture:
+                counts = f"{len(stage.metrics):,} steps, {curve.label(_tokens(stage))} tokens"
+                caption = f"{curve.ends(lines)}; {counts}"
+                figures.append(
+                    f"<figure><h3>{escape(stage.name)}</h3>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
+                )
+    return section("Curves", f'<div class="curves">{"".join(figures)}</div>' if figures else "")
+
+
+def _samples(run: Run) -> str:
+    cards = []
+    for sample in run.samples[:MAX_SAMPLES]:
+        answers = sample.get("stages")
+        if not isinstance(answers, Mapping):
+            continue
+        cells = "".join(
+            f"<div><b>{escape(plain_name(str(name)))}</b><span>{clip(answer) or '(nothing)'}</span></div>"
+            for name, answer in answers.items()
+        )
+        cards.append(
+            f'<div class="sample"><p class="prompt">{clip(sample.get("prompt", ""))}</p>'
+            f'<div class="answers">{cells}</div></div>'
+        )
+    more = len(run.samples) - MAX_SAMPLES
+    words = f"The first {MAX_SAMPLES} of {len(run.samples)}; the others are in samples.json." if more > 0 else ""
+    return section("Answers side by side", "".join(cards), words)
+
+
+def _host(run: Run, stage: Stage) -> Mapping[str, Any]:
+    stages = run.host.get("stages")
+    if isinstance(stages, list):
+        stages = {str(one.get("name", one.get("stage"))): one for one in stages if isinstance(one, Mapping)}
+    if not isinstance(stages, Mapping):
+        return {}
+    return next(
+        (one for name, one in stages.items() if plain_name(str(name)) == stage.name and isinstance(one, Mapping)), {}
+    )
+
+
+def _seconds(run: Run, stage: Stage) -> float:
+    told = _host(run, stage).get("seconds")
+    return float(told) if isinstance(told, int | float) else sum(line.get("seconds", 0.0) for line in stage.timing)
+
+
+def _tokens(stage: Stage) -> float:
+    return sum(line.get("tokens", 0) for line in stage.metrics)
+
+
+def _costs(run: Run) -> str:
+    rows = []
+    for stage in run.stages:
+        host, seconds = _host(run, stage), _seconds(run, stage)
+        cpu = host.get("cpu_s", sum(line.get("cpu_s", 0.0) for line in stage.timing))
+        training = sum(line.get("seconds", 0.0) for line in stage.timing) or seconds
+        rate = f"{_tokens(stage) / training:,.0f}" if training and _tokens(stage) else "–"
+        peak = host.get("peak_mb")
+        rows.append(
+            [
+                escape(stage.name),
+                f"{len(stage.metrics):,}",
+                f"{_tokens(stage):,.0f}",
+                duration(seconds) if seconds else "–",
+                duration(cpu) if cpu else "–",
+                rate,
+                f"{peak:,.0f} MB" if isinstance(peak, int | float) else "–",
+            ]
+        )
+    head = ("Stage", "Steps", "Tokens", "Time", "CPU time", "Tokens/s", "Peak memory")
+    words = " · ".join(f"{name}: {value}" for name, value in run.host.items() if isinstance(value, str | int | float))
+    return section("Time and memory", table(head, rows, numbers=range(1, 7)), words)
+
+
+def _intake(run: Run) -> str:
+    rows, notes = [], []
+    for stage in run.stages:
+        intake = stage.intake
+        if not intake:
+            continue
+        bad, dropped = (intake.get(name) or {} for name in ("bad", "dropped"))
+        counts = (sum(bad.values()), sum(dropped.values()))
+        numbers = [intake.get(name, 0) for name in ("read", "taken")] + [
+            *counts,
+            *[intake.get(n, 0) for n in ("cut", "tokens", "trained")],
+        ]
+        rows.append([escape(stage.name), *(number(one) for one in numbers)])
+        for words, reasons in (("not usable", bad), ("dropped", dropped)):
+            notes += [f"{stage.name}: {count:,} {words}: {reason}" for reason, count in reasons.items()]
+        if intake.get("tokens_lost") or intake.get("answers_cut"):
+            notes.append(
+                f"{stage.name}: {intake.get('tokens_lost', 0):,} tokens lost, "
+                f"{intake.get('answers_cut', 0):,} answers cut"
+            )
+        notes += [f"{stage.name}: {note}" for note in intake.get("notes", ())]
+    head = ("Stage", "Read", "Kept", "Not usable", "Dropped", "Cut", "Tokens", "Trained on")
+    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return section(
+        "What came in", table(head, rows, numbers=range(1, 8)) + (f'<ul class="soft">{listed}</ul>' if listed else "")
+    )
+
+
+def _commands(run: Run) -> str:
+    commands = run.run.get("commands")
+    if not isinstance(commands, list) or not commands:
+        commands = [
+            f"bottega chat {run.folder}",
+            f"bottega runs show {run.folder}",
+            f"bottega runs verify {run.folder}",
+        ]
+    lines = "\n".join(escape(str(command)) for command in commands)
+    return section("To go on", f"<pre>{lines}</pre>")
+
+
+def _recipe(run: Run) -> str:
+    if not run.recipe:
+        return ""
+    inside = f"<summary>The recipe as it was run</summary><pre>{escape(run.recipe)}</pre>"
+    return section("Recipe", f"<details>{inside}</details>")
+
+
+def _footer(run: Run) -> str:
+    versions = run.environment.get("packages") or run.environment.get("versions") or run.environment
+    words = " · ".join(
+        f"{name} {value}"
+        for name, value in versions.items()
+        if isinstance(value, str | int | float) and len(str(value)) < 60
+    )
+    return f"<footer>Made from the files in {escape(str(run.folder))}. {escape(words)}</footer>"
