@@ -14,6 +14,7 @@ from typing import Any
 from bottega.core.errors import UserError
 from bottega.core.types import Row
 from bottega.data import formats, prepare
+from bottega.data.blocks import blocks
 from bottega.data.chat import Template
 from bottega.data.intake import Intake
 from bottega.data.mix import mix
@@ -99,6 +100,10 @@ def read_rows(stage: Stage, loaded: Loaded, template: Template, *, seed: int) ->
     train, held_rows = [rows for rows, _ in made], [row for rows, _ in held for row in rows]
     if share and kind == "text":
         train, held_rows = _apart(train, share, seed)
+    if stage.blocks:
+        if kind != "text":
+            raise UserError(f"blocks: true is for pretrain, not {stage.objective.name}; leave it out")
+        train = [blocks(rows, length=options["max_tokens"]) for rows in train]
     return StageRows(
         train=_numbered(train),
         held_out=_numbered([held_rows])[0],
