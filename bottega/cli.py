@@ -136,7 +136,10 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="One JSON docum
 quiet_flag = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 format_option = click.option("--format", "format", metavar="NAME", help="The data's format; default: found by looking.")
 columns_option = click.option("--column", "columns", multiple=True, metavar="PART=COLUMN", help="For plain tables.")
-model_option = click.option("--model", default="garzone", show_default=True, help="Whose tokenizer and template.")
+tokens_option = click.option("--model", help="Count in the tokens of this model, rendered by its template.")
+length_option = click.option("--max-tokens", type=click.IntRange(2), help="A limit on length to compare with.")
+mask_option = click.option("--mask", default="assistant", show_default=True, help="Which tokens are trained.")
+loss_option = click.option("--allow-loss", type=click.IntRange(0), metavar="N", help="Bad rows that may be left out.")
 template_option = click.option("--template", metavar="T", help="Chat template: a name or a file.")
 
 
@@ -205,7 +208,7 @@ def init_command(path: str, as_json: bool, **options: Any) -> int:
 @click.option("--out", help="The run folder; default: runs/NAME.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the plan.")
 @click.option("--allow-change", multiple=True, metavar="KEY", help="Go on though this recorded input changed.")
-@click.option("--allow-loss", type=click.IntRange(0), metavar="N", help="Bad rows that each source may lose.")
+@loss_option
 @click.option("--trust-code", metavar="REVISION", help="Run the model's own code at this 40-hex revision.")
 @json_flag
 @quiet_flag
@@ -267,69 +270,76 @@ def generate_command(model: str, as_json: bool, **options: Any) -> int:
     return call("generate", as_json=as_json, model=model, **options)
 
 
-@verb(data, "inspect", "bottega data inspect chats.jsonl --rows 2")
+@verb(data, "inspect", "bottega data inspect chats.jsonl --row 2")
+@click.argument("path")
+@click.option("--row", type=click.IntRange(1), default=1, show_default=True, help="Which row to show.")
+@click.option("--thinking", type=click.Choice(["keep", "mask", "drop"]), default="keep", show_default=True)
+@click.option("--model", default="garzone", show_default=True, help="Whose tokenizer and template.")
+@length_option
+@mask_option
+@format_option
+@template_option
+@json_flag
+@offline_flag
+def inspect_command(path: str, as_json: bool, **options: Any) -> int:
+    """Tokens coloured by what is trained, after the template."""
+    return call("data inspect", as_json=as_json, path=path, **options)
+
+
+@verb(
+    data, "check", "bottega data check chats.jsonl", "bottega data check chats.jsonl --model garzone --max-tokens 512"
+)
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--rows", type=click.IntRange(1), default=3, show_default=True, help="How many rows to show.")
-@click.option("--mask", default="assistant", show_default=True, help="Which tokens are trained.")
-@model_option
+@length_option
+@mask_option
+@tokens_option
 @format_option
 @columns_option
 @template_option
 @json_flag
 @offline_flag
-def inspect_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> int:
-    """Tokens coloured by what is trained, after the template."""
-    return call("data inspect", as_json=as_json, paths=paths, **options)
-
-
-@verb(data, "check", "bottega data check chats.jsonl")
-@click.argument("paths", nargs=-1, required=True)
-@format_option
-@columns_option
-@json_flag
 def check_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> int:
-    """Name every bad row with its file, row, column and reason; exit 1 if there is one."""
+    """Name every bad row with its file, row, column and reason; exit 1 if a run would stop at one."""
     return call("data check", as_json=as_json, paths=paths, **options)
 
 
-@verb(data, "convert", "bottega data convert alpaca.json --out chats.jsonl")
+@verb(data, "convert", "bottega data convert alpaca.json --to messages --out chats.jsonl")
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--out", required=True, help="The jsonl file to write.")
+@click.option("--to", default="messages", show_default=True, help="The format to write.")
+@click.option("--out", required=True, help="The file to write: .jsonl, .json or .csv.")
+@loss_option
 @format_option
 @columns_option
 @json_flag
 def convert_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> int:
-    """Rewrite data as messages, preferences or text in jsonl."""
+    """Rewrite data in another format."""
     return call("data convert", as_json=as_json, paths=paths, **options)
 
 
-@verb(data, "split", "bottega data split chats.jsonl --share validation=0.1 --out parts/")
-@click.argument("paths", nargs=-1, required=True)
+@verb(data, "split", "bottega data split chats.jsonl --share validation=0.1 --share test=0.1 --out parts")
+@click.argument("path")
 @click.option("--out", required=True, help="The folder to write the parts to.")
 @click.option("--share", "shares", multiple=True, metavar="NAME=SHARE", default=("validation=0.1",), show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--group", metavar="COLUMN", help="Rows with the same value stay together.")
 @click.option("--stratify", metavar="COLUMN", help="Keep the shares of this column's values.")
 @click.option("--time", metavar="COLUMN", help="The newest rows go to the last part.")
-@format_option
-@columns_option
 @json_flag
-def split_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> int:
+def split_command(path: str, as_json: bool, **options: Any) -> int:
     """Train, validation and test parts without near duplicates across them."""
-    return call("data split", as_json=as_json, paths=paths, **options)
+    return call("data split", as_json=as_json, path=path, **options)
 
 
 @verb(data, "stats", "bottega data stats chats.jsonl --model garzone")
 @click.argument("paths", nargs=-1, required=True)
-@model_option
-@click.option("--max-tokens", type=click.IntRange(8), default=2048, show_default=True)
+@tokens_option
 @format_option
 @columns_option
 @template_option
 @json_flag
 @offline_flag
 def stats_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> int:
-    """Rows, turns and tokens, and what a limit on length would cost."""
+    """What the rows are like: kinds, turns, lengths, duplicates."""
     return call("data stats", as_json=as_json, paths=paths, **options)
 
 

@@ -174,6 +174,8 @@ class _Reader:
     def union(self, kind: Any, data: Any, path: Keys) -> Any:
         """The first member that takes the data as it is; if none does, the mistakes of the likeliest one."""
         likeliest: list[str] | None = None
+        if Secret in get_args(kind) and isinstance(data, str):  # a secret written out is not shown
+            return self.simple(Secret, data, path)
         for member in get_args(kind):
             trial = _Reader(self.marks)
             value = trial.read(member, data, path)

@@ -22,9 +22,8 @@ from bottega.data.chat import Template
 from bottega.evals.engine import end_of_turn
 from bottega.evals.hook import make_samples
 from bottega.models import merge
-from bottega.models.load import Loaded, load, load_weights
-from bottega.models.locate import locate
-from bottega.models.methods import attach_saved, method
+from bottega.models.load import Loaded, load
+from bottega.models.methods import method
 from bottega.train import checkpoint, objectives
 from bottega.train.assemble import assemble
 from bottega.train.loop import Loop, Outcome, Parts
@@ -62,9 +61,16 @@ class Bench:
     save: Callable[[str], None]
 
 
-def open_model(name: str, *, revision: str | None, trust: str | None) -> Loaded:
-    """Load what a stage starts from; `trust` is the 40-hex revision at which the model's own code may run."""
-    return load(name, revision=trust or revision, trust=trust is not None)
+def open_model(
+    name: str, *, revision: str | None, trust: str | None, stage: Stage | None = None, goes_on: bool = False
+) -> Loaded:
+    """Load a model; for a stage, as its method wants it.
+
+    Args:
+        trust: the 40-hex revision at which the model's own code may run. goes_on: its adapter is to be trained on.
+    """
+    options = method(stage.method.name, **stage.method.options).load_options() if stage else None
+    return load(name, revision=trust or revision, trust=trust is not None, trainable=goes_on, options=options)
 
 
 def tokenizer_identity(tokenizer: Any) -> str:
@@ -82,10 +88,8 @@ def attach(setup: Setup) -> Attached:
     """
     loaded, stage = setup.loaded, setup.stage
     if setup.goes_on and loaded.adapter is not None:
-        place = locate(str(loaded.folder))
-        if len(place.adapters) != 1:
-            raise UserError(f"{loaded.folder} lies on another adapter, and only one can go on; write then: merge")
-        return attach_saved(load_weights(place.base), loaded.adapter, trainable=True)
+        assert loaded.attached is not None
+        return loaded.attached
     module: Any = loaded.model
     if loaded.attached is not None:
         if loaded.attached.merge is None:

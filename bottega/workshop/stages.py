@@ -3,8 +3,8 @@
 Left out: how a stage is built (build.py), what is recorded and compared (record.py), the report's looks (report.py).
 
 runs/NAME/ holds recipe.yaml (resolved), run.json (what it was made of), environment.json, stages/NN-name/
-(intake.json, metrics.jsonl, checkpoints/, result/, stage.json), scorecards/, report.html; clock, host and cost lie apart
-in host.json.
+(intake.json, metrics.jsonl, checkpoints/, result/, stage.json), scorecards/, report.html; clock, host and cost lie
+apart in host.json.
 """
 
 from __future__ import annotations
@@ -224,7 +224,9 @@ def _train(this: _Run, number: int, folder: Path) -> dict[str, Any]:
     plan, stage = this.recipe, this.recipe.stages[number]
     before = plan.stages[number - 1] if number else None
     start = str(folder_of(this.folder, number - 1, before) / "result") if before else plan.model
-    loaded = build.open_model(start, revision=None if before else plan.revision, trust=this.trust)
+    goes_on = before is not None and before.then == "continue"
+    revision = None if before else plan.revision
+    loaded = build.open_model(start, revision=revision, trust=this.trust, stage=stage, goes_on=goes_on)
     for line in loaded.notes:
         this.note(f"{stage.name}: {line}")
     template = Template.find(stage.template, loaded.tokenizer)
@@ -238,7 +240,7 @@ def _train(this: _Run, number: int, folder: Path) -> dict[str, Any]:
         seed=plan.seed,
         folder=folder,
         start=start if before else plan.model,
-        goes_on=before is not None and before.then == "continue",
+        goes_on=goes_on,
     )
     shown: list[Any] = []
 

@@ -1,0 +1,156 @@
+"""`bottega init DATA`: a look at the data, and a commented recipe that runs as it is.
+
+Left out: choosing method and model by what fits (`plan`), importing other tools' configurations.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from bottega.core import rundir
+from bottega.core.config import dump_yaml
+from bottega.core.errors import UserError
+from bottega.core.types import Conversation, Document, Labelled, Preference, Turn
+from bottega.data.formats import format_of, samples
+from bottega.data.sources import Problem, find
+
+CHARACTERS_PER_TOKEN = 4
+OBJECTIVES = {Document: "pretrain", Conversation: "sft", Preference: "dpo"}
+WORDS = {
+    "pretrain": "go on reading: the model learns the language and the facts of these texts",
+    "sft": "learn the answers of these conversations",
+    "dpo": "prefer the chosen answers to the rejected ones",
+}
+MIN_ROWS_TO_SPLIT = 20
+
+
+def init(
+    path: str,
+    *,
+    out: str = "recipe.yaml",
+    model: str = "garzone",
+    format: str | None = None,
+    template: str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Look at `path` and write a recipe for it.
+
+    Returns: what was seen (format, rows, an estimate of tokens, bad rows) and the recipe's file.
+
+    Raises:
+        UserError: the data cannot be read, nothing can be learnt from its kind yet, or `out` is there already.
+    """
+    target = Path(out)
+    if target.exists() and not force:
+        raise UserError(f"{out} is there already; choose another --out, or overwrite it with --force")
+    seen = _look(path, format)
+    data = os.path.relpath(os.path.abspath(path), target.absolute().parent)
+    rundir.atomic_write(target, _recipe(seen, data, model, format, template))
+    from bottega.workshop import recipe
+
+    recipe.load(target)  # our own promise: what init writes, run reads
+    return {"recipe": out, **seen, "next": f"bottega run {out}"}
+
+
+def init_text(result: dict[str, Any]) -> str:
+    """What was seen and what to do next."""
+    lines = [f"{result['rows']:,} rows ({result['format']}), about {result['tokens']:,} tokens: {result['objective']}"]
+    if result["bad"]:
+        lines.append(f"{result['bad']} rows cannot be used, for example {result['example']}; see `bottega data check`")
+    return "\n".join([*lines, f"wrote {result['recipe']}; next: {result['next']}"])
+
+
+def _look(path: str, format: str | None) -> dict[str, Any]:
+    counts: dict[type, int] = {}
+    characters = longest = bad = 0
+    example = ""
+    for sample in samples(path, format=format):
+        if isinstance(sample, Problem):
+            bad += 1
+            example = example or str(sample)
+            continue
+        counts[type(sample)] = counts.get(type(sample), 0) + 1
+        size = _characters(sample)
+        characters, longest = characters + size, max(longest, size)
+    if not counts:
+        raise UserError(f"no row of {path} can be used, for example {example}; see `bottega data check {path}`")
+    kind = max(counts, key=lambda each: counts[each])
+    if kind is Labelled:
+        raise UserError(f"{path} holds labelled texts; no objective learns from labels yet: give chats, texts or pairs")
+    return {
+        "data": path,
+        "files": len(find([path])),
+        "format": format or format_of(find([path])[0]),
+        "objective": OBJECTIVES[kind],
+        "rows": sum(counts.values()),
+        "bad": bad,
+        "example": example,
+        "tokens": characters // CHARACTERS_PER_TOKEN,
+        "longest": longest // CHARACTERS_PER_TOKEN,
+    }
+
+
+def _characters(sample: Any) -> int:
+    if isinstance(sample, Document | Labelled):
+        return len(sample.text)
+    if isinstance(sample, Preference):
+        return _said(sample.prompt) + max(_said(sample.chosen), _said(sample.rejected))
+    return _said(sample.turns)
+
+
+def _said(turns: tuple[Turn, ...]) -> int:
+    return sum(len(turn.content) for turn in turns)
+
+
+def _recipe(seen: dict[str, Any], data: str, model: str, format: str | None, template: str | None) -> str:
+    """The recipe as text, with a comment at what one is likely to change."""
+    name = Path(os.path.abspath(seen["data"])).stem
+    clean = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name).strip("-") or "first"
+    objective = seen["objective"]
+    part = f"{{path: {_word(data)}, format: {format}}}" if format else _word(data)
+    splits = seen["rows"] >= MIN_ROWS_TO_SPLIT or objective == "pretrain"
+    lines = [
+        f"# Written by `bottega init` after a look at {seen['data']}: {seen['rows']:,} rows ({seen['format']}), about",
+        f"# {seen['tokens']:,} tokens, the longest row about {seen['longest']:,}. Run it with: bottega run FILE",
+        f"name: {_word(clean)}                 # names the folder: runs/{clean}",
+        f"model: {_word(model)}                # a Hub id, a folder, an adapter, a run, or garzone (the bundled model)",
+        "stages:",
+        f"  - {objective}:",
+        f"      objective: {objective}          # {WORDS[objective]}",
+        f"      data: {part}",
+        "      method: {name: lora, rank: 16}  # or full: every weight learns",
+        "      epochs: 1                       # or steps: 200",
+        "      batch: 8                        # rows a step",
+        f"      # lr: {2e-5 if objective == 'dpo' else 2e-4:.0e}                     # peak learning rate, LoRA's default",
+    ]
+    if splits:
+        lines.append("      validation: 0.1                 # share kept out, near duplicates with it; or a file")
+    else:
+        lines.append("      # validation: held_out.jsonl    # too few rows here to keep some out")
+    lines += _lengths(seen)
+    if objective != "pretrain":
+        lines.append(
+            f"      template: {_word(template)}"
+            if template
+            else "      # template: chatml              # default: the model's own"
+        )
+    lines += [
+        "# evaluate:                           # measured before and after",
+        "#   tasks: [my_task.yaml]",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _lengths(seen: dict[str, Any]) -> list[str]:
+    if seen["objective"] == "pretrain":
+        return ["      # max_tokens: 2048              # length of the windows that texts are cut into"]
+    policy = "      over_length: drop               # longer rows: error, drop or truncate; counted in the report"
+    return ["      # max_tokens: 2048              # longest row", policy]
+
+
+def _word(text: str) -> str:
+    """A text as a YAML scalar."""
+    return dump_yaml([text]).strip().removeprefix("[").removesuffix("]").removeprefix("- ")
