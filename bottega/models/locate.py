@@ -160,7 +160,11 @@ def _from_hub(name: str, revision: str | None, offline: bool, code: bool) -> tup
     patterns = [*_HUB_FILES, "*.py"] if code else _HUB_FILES
     try:
         found = snapshot_download(
-            name, revision=revision, local_files_only=offline, allow_patterns=patterns, ignore_patterns=["*/*"]
+            name,
+            revision=revision,
+            local_files_only=offline,
+            allow_patterns=patterns,
+            ignore_patterns=["*/*", "consolidated*"],
         )
     except LocalEntryNotFoundError:
         why = (

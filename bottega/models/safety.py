@@ -90,7 +90,9 @@ def weight_files(folder: str | Path) -> list[Path]:
             f"{folder} holds its weights only as {pickles[0]}, a pickle, which can run code when read; it was not "
             f"opened: convert it to safetensors where you trust it, or use a revision that has them"
         )
-    raise UserError(f"{folder} holds no weights (*.safetensors); name the folder that has them")
+    raise UserError(
+        f"{folder} holds no weights (*.safetensors; pickles are neither fetched nor opened); name one that has them"
+    )
 
 
 def _indexed(folder: Path, index: Path) -> list[Path]:

@@ -174,6 +174,16 @@ def test_a_hub_model_in_the_cache_loads_offline_and_is_known_by_its_commit(saved
     assert load(tmp_path / "adapter", offline=True).adapter == str(tmp_path / "adapter")
 
 
+def test_garzone_is_found_beside_the_code_and_adapters_on_it_can_move(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("bottega.models.locate.GARZONE", tmp_path)
+    with pytest.raises(UserError, match="not in this copy"):
+        load("garzone")
+    monkeypatch.setattr("bottega.models.locate.GARZONE", saved("llama"))
+    method("lora", rank=2).attach(load("garzone").model).save(tmp_path / "adapter")
+    assert "garzone" in (tmp_path / "adapter" / "adapter_config.json").read_text()
+    assert locate(str(tmp_path / "adapter")).base == saved("llama")
+
+
 def test_an_adapter_folder_brings_its_base_in_the_dtype_asked_for(saved, tmp_path):
     base = load(saved("llama"))
     attached = method("lora", rank=2).attach(base.model)

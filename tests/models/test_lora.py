@@ -144,6 +144,8 @@ def test_new_token_embeddings_are_saved_and_reloaded_and_tied_models_stay_tied(s
     assert torch.equal(logits(model)[..., :320], before)
     attached = stir(method("lora", rank=2, targets="q_proj", new_tokens=fresh).attach(model))
     assert attached.facts["trainable"] == 2 * 2 * 64 + 2 * 32 * (1 if tied else 2)
+    with attached.model.disable_adapter():
+        assert torch.equal(logits(attached.model)[..., :320], before)
     ids = torch.tensor([[1, 320, 321, 44]])
     wanted = attached.model.eval()(ids).logits
     inner = attached.model.get_base_model()

@@ -109,7 +109,7 @@ class Lora:
         expected += (
             len(set(self.new_tokens)) * layers.text_config(model).hidden_size * (1 if layers.is_tied(model) else 2)
         )
-        adapted = get_peft_model(model, config)
+        adapted = get_peft_model(model, config).train(model.training)
         attached = _attached(
             adapted, chosen, self.lr_ratio, starts=_starts(adapted) if self.init in _MUTATING else None
         )
@@ -244,6 +244,7 @@ def attach_saved(model: nn.Module, folder: Path, *, trainable: bool) -> Attached
         )
     except (ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"the adapter {folder} does not fit its base: {' '.join(str(error).split())[:200]}") from error
+    adapted.train(model.training)
     chosen = [name for name, module in adapted.get_base_model().named_modules() if hasattr(module, "lora_A")]
     if not chosen:
         raise UserError(f"the adapter {folder} matches no layer of its base; check base_model_name_or_path")
