@@ -36,6 +36,7 @@ MIXTURES: dict[str, dict[str, float]] = {
     "drill": {"drill": 1},
     # first phase: short passages, many questions each, and repeated lines, so that copying is learned early
     "first": {
+        "drill": 40,
         "handbook_short": 26,
         "entry_short": 12,
         "record": 12,
@@ -55,6 +56,7 @@ MIXTURES: dict[str, dict[str, float]] = {
     },
     # second phase: the whole world, longer passages
     "main": {
+        "drill": 4,
         "handbook": 20,
         "handbook_short": 6,
         "entry": 9,
