@@ -48,18 +48,11 @@ def assemble(
     """
     world = world or parallel.World()
     packed = packed and attached.packs
-    if attached.inputs is not None and not packed:
-        raise UserError(f"method {attached.name} puts positions before every sequence, which needs packed rows: use method lora")
-    if world.size > 1 and strategy == "fsdp" and not attached.shards:
-        raise UserError(f"method {attached.name} cannot be sharded: use ddp")
-    if settings.checkpointing:
-        causal_model(attached.model).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if hasattr(causal_model(attached.model), "enable_input_require_grads"):
-            causal_model(attached.model).enable_input_require_grads()
+    _refuse(attached, settings, packed, sharded=world.size > 1 and strategy == "fsdp")
     if not {"nll", "logp", "entropy"} & set(spec.needs):
         _rest_head(attached)
-    if settings.precision not in ("fp32", "bf16"):
-        raise UserError(f"precision {settings.precision!r} is not known: use fp32 or bf16")
+    if settings.checkpointing:
+        _checkpoint(causal_model(attached.model))
     scorer = Scorer(
         attached,
         vocabulary=vocabulary,
@@ -68,14 +61,13 @@ def assemble(
         value="value" in spec.needs,
         reference=reference,
     )
-    wrapped = parallel.wrap(scorer, world, strategy)
     parts = Parts(
         attached=attached,
         spec=spec,
         source=source,
         scorer=scorer,
-        wrapped=wrapped,
-        optimizer=_optimizer(attached, scorer, settings),
+        wrapped=parallel.wrap(scorer, world, strategy),
+        optimizer=None,  # type: ignore[arg-type]  # built below, over what wrapping left
         rebuild=lambda: None,
         world=world,
         packed=packed,
@@ -83,8 +75,27 @@ def assemble(
         save_model=save_model or attached.save,
         sample_rows=sample_rows,
     )
+    parts.optimizer = _optimizer(attached, scorer, settings)
     parts.rebuild = lambda: _rebuild(parts, settings)
     return parts
+
+
+def _refuse(attached: Attached, settings: LoopSettings, packed: bool, *, sharded: bool) -> None:
+    """Combinations that a method or this loop cannot do, each with the reason."""
+    if sharded and not attached.shards:
+        raise UserError(f"method {attached.name} cannot be sharded: use ddp")
+    if attached.inputs is not None and not packed:
+        raise UserError(
+            f"method {attached.name} puts positions before every sequence, which needs packed rows: use method lora"
+        )
+    if settings.precision not in ("fp32", "bf16"):
+        raise UserError(f"precision {settings.precision!r} is not known: use fp32 or bf16")
+
+
+def _checkpoint(model: nn.Module) -> None:
+    """Keep only layer inputs in the forward pass and compute the rest again in the backward pass."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
 
 
 def _rest_head(attached: Attached) -> None:

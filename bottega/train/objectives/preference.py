@@ -57,25 +57,14 @@ def dpo(
     >>> math.isclose(terms["dpo"].total, math.log(1 + math.exp(-1.0)), rel_tol=1e-6)  # h = 0.5 * (1 - (-1)) = 1
     True
     """
-    if loss not in LOSSES:
-        raise UserError(f"dpo loss {loss!r} is not known: use one of {', '.join(LOSSES)}")
-    if not 0.0 <= label_smoothing < 0.5:
-        raise UserError(f"dpo label_smoothing {label_smoothing} is outside [0, 0.5): half would mean that labels say nothing")
+    _check_options(loss, label_smoothing)
     ratio_Q = per_sequence(scores["logp"] - scores["ref.logp"], targets)
     length_Q = per_sequence(torch.ones_like(targets.weights_S), targets).clamp(min=1)
     if length_normalised or loss == "ipo":
         ratio_Q = ratio_Q / length_Q
     chosen_P, rejected_P = ratio_Q[0::2], ratio_Q[1::2]
     h_P = beta * (chosen_P - rejected_P)
-    if loss == "hinge":
-        losses_P = F.relu(1 - h_P)
-    elif loss == "ipo":
-        losses_P = (chosen_P - rejected_P - 1 / (2 * beta)) ** 2
-    else:
-        wrong = -label_smoothing if loss == "robust" else label_smoothing
-        losses_P = -(1 - label_smoothing) * F.logsigmoid(h_P) - wrong * F.logsigmoid(-h_P)
-        if loss == "robust":
-            losses_P = losses_P / (1 - 2 * label_smoothing)
+    losses_P = _losses(h_P, beta, loss, label_smoothing)
     terms = {"dpo": Term(losses_P.sum(), "pairs")}
     if sft_weight:
         chosen_nll_P = -(per_sequence(scores["logp"], targets) / length_Q)[0::2]
@@ -88,3 +77,21 @@ def dpo(
         "rejected_reward/pairs": beta * rejected_P.detach().sum(),
     }
     return terms, sums
+
+
+def _check_options(loss: str, label_smoothing: float) -> None:
+    if loss not in LOSSES:
+        raise UserError(f"dpo loss {loss!r} is not known: use one of {', '.join(LOSSES)}")
+    if not 0.0 <= label_smoothing < 0.5:
+        raise UserError(f"dpo label_smoothing {label_smoothing} is outside [0, 0.5): half would mean that labels say nothing")
+
+
+def _losses(h_P: Tensor, beta: float, loss: str, label_smoothing: float) -> Tensor:
+    """Each pair's loss, (P,), from h = beta * d."""
+    if loss == "hinge":
+        return F.relu(1 - h_P)
+    if loss == "ipo":
+        return (h_P / beta - 1 / (2 * beta)) ** 2
+    wrong = -label_smoothing if loss == "robust" else label_smoothing
+    losses_P = -(1 - label_smoothing) * F.logsigmoid(h_P) - wrong * F.logsigmoid(-h_P)
+    return losses_P / (1 - 2 * label_smoothing) if loss == "robust" else losses_P
