@@ -56,20 +56,14 @@ def door(arguments: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as done:
         return done.exit_code
-    except click.Abort:
-        return 130
+    except click.Abort as abort:  # what click makes of an interrupt
+        return _stopped(abort.__cause__)
     except click.ClickException as error:
         error.show()
         return 2
     except UserError as error:
         click.echo(f"bottega: {error}", err=True)
         return error.exit_code
-    except Terminated:
-        click.echo("bottega: stopped by SIGTERM; run the same command to continue", err=True)
-        return 143
-    except KeyboardInterrupt:
-        click.echo("bottega: interrupted; run the same command to continue", err=True)
-        return 130
     except MemoryError:
         click.echo("bottega: out of memory; lower micro_tokens or max_tokens, or set checkpointing: true", err=True)
         return 6
@@ -78,6 +72,14 @@ def door(arguments: Sequence[str] | None = None) -> int:
         return 141
     except Exception as error:  # noqa: BLE001  the outermost door: everything left is our bug
         return _bug(error)
+
+
+def _stopped(cause: BaseException | None) -> int:
+    """Ctrl-C is 130, SIGTERM 143; what was saved is sound, and the same command goes on from it."""
+    terminated = isinstance(cause, Terminated)
+    what = "stopped by SIGTERM" if terminated else "interrupted"
+    click.echo(f"bottega: {what}; the same command goes on from the last checkpoint", err=True)
+    return 143 if terminated else 130
 
 
 def _bug(error: Exception) -> int:

@@ -1,0 +1,69 @@
+"""doctor says what is here; init writes a recipe that runs."""
+
+import json
+
+import pytest
+
+from bottega import cli
+from bottega.core.errors import UserError
+from bottega.workshop import recipe
+from bottega.workshop.doctor import EXTRAS, doctor, doctor_text
+from bottega.workshop.init import init, init_text
+
+
+def test_doctor_names_what_is_here_what_is_missing_and_what_mends_it():
+    facts = doctor()
+    json.dumps(facts)
+    assert facts["ok"] and facts["exit_code"] == 0 and facts["cores"] >= 1 and facts["memory"]["total_bytes"] > 0
+    assert {c["state"] for c in facts["capabilities"]} <= {"works", "untested", "no"}
+    missing = [e for e in facts["extras"] if e["state"] == "no"]
+    assert all(e["mend"] == f"pip install 'bottega[{e['extra']}]'" for e in missing)
+    assert set(EXTRAS) == {e["extra"] for e in facts["extras"]}
+    assert "train and generate on the CPU" in doctor_text(facts)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "objective"),
+    [
+        ([{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}] * 3, "sft"),
+        ([{"instruction": "a", "output": f"b {i}"} for i in range(30)], "sft"),
+        ([{"prompt": "a", "chosen": "b", "rejected": f"c {i}"} for i in range(30)], "dpo"),
+        ([{"text": "Once upon a time."}] * 5, "pretrain"),
+    ],
+)
+def test_init_looks_at_the_data_and_writes_a_recipe_that_loads(tmp_path, monkeypatch, rows, objective):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "my rows ä.jsonl", rows)
+    seen = init("my rows ä.jsonl")
+    assert seen["objective"] == objective and seen["rows"] == len(rows)
+    made = recipe.load("recipe.yaml")
+    assert made.stages[0].objective.name == objective and (made.stages[0].validation is not None) == (
+        len(rows) >= 20 or objective == "pretrain"
+    )
+    assert "#" in (tmp_path / "recipe.yaml").read_text() and "recipe.yaml" in init_text(seen)
+    with pytest.raises(UserError, match="--force"):
+        init("my rows ä.jsonl")
+
+
+def test_init_says_why_data_cannot_be_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="labelled"):
+        init(write(tmp_path / "l.jsonl", [{"text": "good", "label": "pos"}]))
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(UserError, match="empty"):
+        init("empty.jsonl")
+    with pytest.raises(UserError, match="there is no file"):
+        init("nothing.jsonl")
+
+
+def test_init_as_a_command_prints_json(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "c.jsonl", [{"prompt": f"q{i}", "completion": "a"} for i in range(40)])
+    assert cli.door(["init", "c.jsonl", "--json", "--template", "chatml"]) == 0
+    assert json.loads(capsys.readouterr().out)["objective"] == "sft"
+    assert recipe.load("recipe.yaml").stages[0].template == "chatml"
