@@ -274,7 +274,7 @@ def write_corpus(
     Args:
         folder: made if missing.
         seed: of the training text; held-out files use it too, and are disjoint by checksum.
-        drill, first, main: documents of the phases (about 45, 82 and 90 tokens each at a vocabulary of 2,048).
+        drill, first, main: documents of the phases (about 45, 71 and 88 tokens each at a vocabulary of 2,048).
         held: documents of each of val.jsonl and test.jsonl.
         probes: rows of each probe file.
 
