@@ -284,6 +284,9 @@ def encode_many(
             answers[place] = lost
             continue
         trains = _trains(offsets, rendered.spans, plans[place], mask, thinking == "mask")
+        words = sorted({conversation.turns[turn].role for turn in rendered.lost_words})
+        if words:
+            lost += (f"the template leaves out or changes the words of {' and '.join(words)} turns",)
         answers[place] = Encoded(
             tokens=Tokens(ids, trains), text=rendered.text, offsets=offsets, spans=rendered.spans, notes=lost
         )

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from bottega.core.templates import MARKS as GENERATION
 from bottega.core.templates import Refused, render_many
 
-OPEN, CLOSE, THINK_OPEN, THINK_CLOSE = "\uf8f2", "\uf8f3", "\uf8f4", "\uf8f5"
-_MARK = re.compile("[\uf8f0-\uf8f5]")
+OPEN, CLOSE, THINK_OPEN, THINK_CLOSE, CALL, BEGIN = "\uf8f2", "\uf8f3", "\uf8f4", "\uf8f5", "\uf8f6", "\uf8f7"
+_MARK = re.compile("[\uf8f0-\uf8f7]")
 _INLINE = re.compile(r"\A\s*<think>(.*?)</think>\s*", re.DOTALL)
 Message = dict[str, Any]
 
@@ -50,11 +50,12 @@ class Chat:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
-    """The exact text, the wanted turns' spans, and the turns whose thinking the template left out."""
+    """The exact text, the wanted turns' spans, the turns whose thinking the template left out, and those whose words."""
 
     text: str
     spans: tuple[Span, ...]
     lost_thinking: tuple[int, ...] = ()
+    lost_words: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,10 +129,13 @@ def learn(template: Jinja) -> Shape:
             ([asked, said, asked, _say("assistant", "Efgh")], (), False),
             ([asked, _say("assistant", "Abcd", **thought)], (), False),
             ([asked, _say("assistant", "<think>\nThgt\n</think>\n\nAbcd")], (), False),
-            ([asked, _say("assistant", "<think>\nThgt\n</think>\n\nAbcd"), asked], (), False),
+            ([_say("system", "Qrst"), asked], (), False),
+            ([_say("system", "Qrst"), asked, said], (), False),
         ]
     )
-    one, bare, asking, two, field, inline, _ = ("" if isinstance(text, Refused) else text for text in texts)
+    one, bare, asking, two, field, inline, told, answered = (
+        "" if isinstance(text, Refused) else text for text in texts
+    )
     notes = []
     prompt = gap = ""
     if one and bare and one.startswith(bare.rstrip()):
@@ -151,6 +155,10 @@ def learn(template: Jinja) -> Shape:
     whole = one.replace(OPEN, "").replace(CLOSE, "")
     if two and whole and not two.replace(OPEN, "").replace(CLOSE, "").startswith(whole.rstrip()):
         notes.append("it is not prefix-stable: later turns change the text of earlier ones")
+    if told and not answered.startswith(told.rstrip()):
+        notes.append(
+            "it is not prefix-stable: it writes the system turn elsewhere, or not at all, once there is an answer"
+        )
     if not end.strip():
         notes.append("it writes nothing that ends an answer; the tokenizer's end token is put behind the last one")
     ends = {"assistant": end.rstrip() or end, "user": _tail(bare, "Mnop").rstrip()}
@@ -168,21 +176,25 @@ def _marked(text: str, opening: str, closing: str) -> str:
 
 
 def _mark_message(message: Message) -> Message:
+    """The message with marks around its words and its thinking, and one in front of each called function's name."""
     marked = dict(message)
-    thinking, answer = (
-        (None, message["content"]) if message.get("reasoning_content") else split_thinking(message["content"])
-    )
+    content = message["content"]
+    thinking, answer = (None, content) if message.get("reasoning_content") else split_thinking(content)
     if thinking is None:
-        marked["content"] = _marked(message["content"], OPEN, CLOSE)
+        marked["content"] = _marked(content, OPEN, CLOSE)
     else:
-        head = message["content"][: len(message["content"]) - len(answer)]
-        marked["content"] = (
-            head.replace(thinking, _marked(thinking, THINK_OPEN, THINK_CLOSE), 1) if thinking.strip() else head
-        )
-        marked["content"] += _marked(answer, OPEN, CLOSE)
+        head = content[: len(content) - len(answer)]
+        if thinking.strip():
+            head = head.replace(thinking, _marked(thinking, THINK_OPEN, THINK_CLOSE), 1)
+        marked["content"] = head.replace("<think>", BEGIN + "<think>", 1) + _marked(answer, OPEN, CLOSE)
     for field in ("reasoning_content", "thinking", "reasoning"):
         if message.get(field):
             marked[field] = _marked(message[field], THINK_OPEN, THINK_CLOSE)
+    if message.get("tool_calls"):
+        marked["tool_calls"] = [
+            {**call, "function": {**call["function"], "name": CALL + call["function"]["name"]}}
+            for call in message["tool_calls"]
+        ]
     return marked
 
 
@@ -217,7 +229,7 @@ def render(chats: Sequence[Chat], template: Jinja) -> list[Rendered | Refused]:
             answers.append(exact if isinstance(exact, Refused) else text)  # type: ignore[arg-type]
         elif any(_MARK.search(str(m.get(k, ""))) for m in chat.messages for k in ("content", "reasoning_content")):
             answers.append(
-                Refused("a text holds one of the private characters U+F8F0 to U+F8F5, which mark places here")
+                Refused("a text holds one of the private characters U+F8F0 to U+F8F7, which mark places here")
             )
         else:
             answers.append(_locate(chat, text, exact, template, shape))
@@ -234,93 +246,119 @@ def _locate(chat: Chat, text: str | Refused, exact: str | None, template: Jinja,
     for turn in sorted(chat.wanted):
         opened = found.get(turn)
         near = _near(turn, chat.messages[turn], whole, opened, at, shape) if opened else None
-        span = near or _by_prefix(turn, chat, whole, opened, template)
+        span = near or _by_prefix(turn, chat, whole, opened, at, template)
         if isinstance(span, Refused):
             return span
-        if opened and opened[2] and not opened[3]:
+        if opened and opened.thinks and not opened.there:
             lost.append(turn)
         spans.append(span)
         at = span.end
     whole, spans = _closed(chat, whole, spans, template, shape)
-    return Rendered(text=whole, spans=tuple(spans), lost_thinking=tuple(lost))
+    said = [(i, split_thinking(m["content"])[1].strip()) for i, m in enumerate(chat.messages) if m["role"] != "tool"]
+    words = tuple(i for i, core in said if core not in whole)
+    return Rendered(text=whole, spans=tuple(spans), lost_thinking=tuple(lost), lost_words=words)
 
 
-Found = tuple[int, int, bool, bool]
+class Found(NamedTuple):
+    """The marks of a turn in the text: where its words open, where its last mark is (the words' end, or the name of the
+    last called function), where a thinking block in the content begins (-1: none), whether it thinks, and whether the
+    thinking is there."""
+
+    opened: int
+    closed: int
+    begins: int
+    thinks: bool
+    there: bool
 
 
 def _contents(chat: Chat, places: list[tuple[str, int]]) -> dict[int, Found]:
-    """Turn -> (where its content opens, where it closes, whether it thinks, whether the thinking is there).
+    """What was found of each wanted turn.
 
     Contents appear in the order of their turns; when one is missing, no place can be trusted and nothing is returned.
     """
-    with_text = []
+    by_mark = {mark: [at for one, at in places if one == mark] for mark in (OPEN, CLOSE, CALL, THINK_OPEN, BEGIN)}
+    opens, closes, calls = (iter(by_mark[mark]) for mark in (OPEN, CLOSE, CALL))
+    found: dict[int, Found] = {}
+    before = words = names = 0
     for turn in sorted(chat.wanted):
-        thinking, answer = split_thinking(chat.messages[turn]["content"])
-        thinks = bool((chat.messages[turn].get("reasoning_content") or thinking or "").strip())
-        if answer.strip():
-            with_text.append((turn, thinks))
-    opens = [place for mark, place in places if mark == OPEN]
-    closes = [place for mark, place in places if mark == CLOSE]
-    thoughts = [place for mark, place in places if mark == THINK_OPEN]
-    if len(opens) != len(with_text) or len(closes) != len(with_text):
-        return {}
-    found = {}
-    before = 0
-    for (turn, thinks), opened, closed in zip(with_text, opens, closes):
-        there = any(before <= place <= opened for place in thoughts)
-        found[turn] = (opened, closed, thinks, there)
-        before = closed
-    return found
+        message = chat.messages[turn]
+        thinking, answer = split_thinking(message["content"])
+        spots = [spot for spot in (next(opens, -1), next(closes, -1))] if answer.strip() else []
+        spots += [next(calls, -1) for _ in message.get("tool_calls") or ()]
+        words, names = words + bool(answer.strip()), names + len(message.get("tool_calls") or ())
+        if not spots or min(spots) < before:
+            return {}
+        thinks = bool((message.get("reasoning_content") or thinking or "").strip())
+        there = any(before <= at <= spots[0] for at in by_mark[THINK_OPEN])
+        begins = next((at for at in by_mark[BEGIN] if before <= at <= spots[0]), -1)
+        found[turn] = Found(spots[0], spots[-1], begins, thinks, there)
+        before = spots[-1]
+    whole = (len(by_mark[OPEN]), len(by_mark[CLOSE]), len(by_mark[CALL])) == (words, words, names)
+    return found if whole else {}
 
 
 def _near(turn: int, message: Message, text: str, found: Found, at: int, shape: Shape) -> Span | None:
-    """The span of a turn that looks like the probe's: its prompt somewhere before, its end right behind."""
-    if message.get("tool_calls"):
-        return None
-    opened, closed, _, _ = found
+    """The span of a turn that looks like the probe's: its prompt somewhere before, its end right behind (behind a tool
+    call: the first end that follows)."""
+    opened, closed = found.opened, found.closed
     content = split_thinking(message["content"])[1]
     core = content.strip()
-    lead, trail = content[: content.index(core)], content[content.index(core) + len(core) :]
+    cut = content.index(core) if core else 0
+    lead, trail = content[:cut], content[cut + len(core) :]
     end = shape.ends.get(message["role"], "")
-    if trail and text.startswith(trail + end, closed):
+    if message.get("tool_calls"):
+        closed = text.find(end, closed) if end and end not in str(message["tool_calls"]) else -1
+        if closed < 0 or (shape.prompt and text.find(shape.prompt, found.closed, closed) >= 0):
+            return None
+    elif trail and text.startswith(trail + end, closed):
         closed += len(trail)
     if not text.startswith(end, closed):
         return None
     answer = opened - len(lead) if lead and text.endswith(lead, 0, opened) else opened
-    start = answer
+    start = found.begins if found.begins >= 0 else answer
     if message["role"] == "assistant":
         if shape.prompt:
             header = text.rfind(shape.prompt, at, opened)
             if header < 0:
                 return None
             start = header + len(shape.prompt)
-            answer = max(answer, start)
-        elif not shape.gap.strip() and text.endswith(shape.gap, at, answer):
-            start = answer = answer - len(shape.gap)
-    return Span(turn, start, answer, closed + len(end))
+        elif message.get("tool_calls") or (found.there and found.begins < 0):
+            return None
+        elif not shape.gap.strip() and text.endswith(shape.gap, at, start):
+            start -= len(shape.gap)
+            answer = start if found.begins < 0 else answer
+    return Span(turn, start, max(answer, start), closed + len(end))
 
 
-def _by_prefix(turn: int, chat: Chat, text: str, found: Found | None, template: Jinja) -> Span | Refused:
-    """The span between the rendering of the turns before, prompt to generate included, and that of the turns to it."""
+def _by_prefix(turn: int, chat: Chat, text: str, found: Found | None, at: int, template: Jinja) -> Span | Refused:
+    """The span between the text of the turns before, prompt to generate included, and that of the turns up to it."""
+    shape = learn(template)
     before, upto = chat.messages[:turn], chat.messages[: turn + 1]
-    bare, asking, done = template.many(
-        [(before, chat.tools, False), (before, chat.tools, True), (upto, chat.tools, False)]
-    )
+    requests = [(before, chat.tools, False), (before, chat.tools, True), (upto, chat.tools, False)]
+    bare, asking, done = template.many(requests)
     start = end = -1
     if isinstance(asking, str) and asking != bare and text.startswith(asking):
         start = len(asking)
-    elif found:
-        start = found[0]
+    elif isinstance(bare, str) and before and text.startswith(bare) and not shape.gap.strip():
+        start = len(bare)
+    elif found and not (found.there or chat.messages[turn].get("tool_calls")):
+        start = found.opened
+    elif turn and chat.messages[turn - 1]["role"] == "user" and shape.ends["user"] and found:
+        asked = text.rfind(shape.ends["user"], at, found.opened)
+        start = asked + len(shape.ends["user"]) if asked >= 0 else -1
     elif isinstance(bare, str) and before and text.startswith(bare):
         start = len(bare)
     if isinstance(done, str) and done.strip() and text.startswith(done.rstrip()):
         end = len(done.rstrip())
-    if start < 0 or end < start or (found and not start <= found[0] <= found[1] <= end):
+    elif found and shape.ends["assistant"].strip():
+        after = text.find(shape.ends["assistant"], found.closed)
+        end = after + len(shape.ends["assistant"]) if after >= 0 else -1
+    if start < at or end < start or (found and not start <= found.opened <= found.closed <= end):
         return Refused(
             f"the template is not prefix-stable, so turn {turn + 1} cannot be found in its text; give it weight 0, "
             "or name another template"
         )
-    return Span(turn, start, max(start, found[0]) if found else start, end)
+    return Span(turn, start, max(start, found.opened) if found else start, end)
 
 
 def _closed(chat: Chat, text: str, spans: list[Span], template: Jinja, shape: Shape) -> tuple[str, list[Span]]:

@@ -335,3 +335,43 @@ def test_whatever_is_said_the_trained_text_is_the_answer_with_its_end(name, roun
     end = {"chatml": "<|im_end|>", "qwen": "<|im_end|>", "granite": "<|end_of_text|>"}.get(name, "</s>")
     lead = " " if name in ("mistral", "plain") else ""
     assert stretches == [lead + said + end for _, said in rounds]
+
+
+@pytest.mark.parametrize("name", ["mistral", "llama2", "plain", "concat"])
+@pytest.mark.parametrize("conversation", [THOUGHT, INLINE])
+def test_thinking_trains_too_where_the_template_has_no_prompt_to_generate(name, conversation, tokenizer):
+    (stretch,) = trained(encode(conversation, tokenizer, Template.named(name)), tokenizer)
+    assert stretch.strip().startswith("<think>") and "Keys, so Anna." in stretch
+    (masked,) = trained(encode(conversation, tokenizer, Template.named(name), thinking="mask"), tokenizer)
+    assert masked.startswith("Anna.")
+
+
+CALLS_CHANGE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n"
+    "{% endif %}{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}"
+    "{{ '' if tools else '' }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_tool_calls_are_found_where_later_turns_change_the_text_of_earlier_ones(tokenizer):
+    """Rendered as the last turn, the call has a thinking block in front; followed by others it has none."""
+    template = Template(name="changing", source=CALLS_CHANGE)
+    assert trained(encode(WITH_TOOLS, tokenizer, template), tokenizer) == [
+        '<call>{"name": "find", "arguments": {"key": "oak"}}</call><|im_end|>',
+        "<think>\n\n</think>\n\nIn the shed.<|im_end|>",
+    ]
+
+
+def test_an_end_token_written_inside_a_tool_call_does_not_end_the_turn(tokenizer):
+    call = {"type": "function", "function": {"name": "find", "arguments": {"key": "a<|im_end|>b"}}}
+    conversation = talk(("user", "q"), Turn(role="assistant", content="", tool_calls=(call,)))
+    (stretch,) = trained(encode(conversation, tokenizer, Template.named("qwen")), tokenizer)
+    assert stretch.endswith('"a<|im_end|>b"}}\n</tool_call><|im_end|>')
+
+
+NO_SYSTEM = "{% for m in messages if m.role != 'system' %}[INST] {{ m.content }}</s>{% endfor %}"
+
+
+def test_a_system_turn_that_the_template_leaves_out_is_noted(tokenizer):
+    answer = encode_many([TWO], tokenizer, Template(name="deaf", source=NO_SYSTEM))[0]
+    assert answer.notes == ("the template leaves out or changes the words of system turns",)
