@@ -138,7 +138,7 @@ def icl_task(path: Path) -> Task:
         return Task(kind="multiple_choice", prompt="{{ query }}", random=guess, **common)
     if {"context_options", "continuation", "gold"} <= names:
         guess = 1 / max(1, len(first["context_options"]))
-        options = {"contexts": "context_options", "answer": "continuation", "random": guess}
+        options: dict[str, Any] = {"contexts": "context_options", "answer": "continuation", "random": guess}
         return Task(kind="multiple_choice", prompt="", **options, **common)
     if {"context", "continuation"} <= names:
         return Task(kind="continuation", prompt="{{ context }}", answer="continuation", **common)

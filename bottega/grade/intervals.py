@@ -66,7 +66,7 @@ def wilson(successes: float, n: int, *, level: float = 0.95) -> Interval:
     return Interval(value=share, low=low, high=high, n=n, level=level)
 
 
-def resampled_means(values: Sequence[float], *, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+def resampled_means(values: Sequence[float] | np.ndarray, *, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
     """Means of `resamples` draws with replacement, (resamples,): the bootstrap (Efron 1979)."""
     array = np.asarray(values, dtype=np.float64)
     rng = np.random.default_rng(seed)

@@ -39,7 +39,8 @@ class Forward:
     """A causal language model as a function from ids to the logits at the last position."""
 
     def __init__(self, model: nn.Module, inputs: Inputs | None = None) -> None:
-        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        whole: Any = model
+        base = whole.get_base_model() if hasattr(model, "get_base_model") else whole
         self.model = model
         self.inputs = inputs
         self.config = base.config

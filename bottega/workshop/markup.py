@@ -65,6 +65,11 @@ def chip(kind: str, words: str) -> str:
     return f'<span class="chip {kind}">{escape(words)}</span>'
 
 
+def small(text: str) -> str:
+    """A second line in a cell."""
+    return f'<span class="bounds">{escape(text)}</span>'
+
+
 def bounds(low: Any, high: Any) -> str:
     """An interval in small; nothing where it is unbounded."""
     known = isinstance(low, int | float) and isinstance(high, int | float)

@@ -7,17 +7,17 @@ escaped.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from bottega.core import rundir
-from bottega.core.errors import Mismatch, UserError
+from bottega.core.errors import Mismatch
 from bottega.evals.compare import Comparison, compare
-from bottega.evals.runner import Score, Scorecard
+from bottega.evals.runner import Score
 from bottega.workshop import curve
-from bottega.workshop.markup import bounds, chip, clip, duration, number, plain_name, section, table, whisker
+from bottega.workshop.markup import bounds, chip, clip, duration, number, plain_name, section, small, table, whisker
+from bottega.workshop.report_files import Run, Stage, read
 
 CSS = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -28,31 +28,6 @@ MARKS = {
     "worse": ("bad", "▼ worse"),
     "no difference": ("flat", "● no clear difference"),
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
-    """What a stage left in its folder."""
-
-    name: str
-    metrics: list[dict[str, Any]]
-    timing: list[dict[str, Any]]
-    intake: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """The JSON files of a run folder; what is not there is empty."""
-
-    folder: Path
-    run: dict[str, Any]
-    host: dict[str, Any]
-    environment: dict[str, Any]
-    recipe: str
-    checks: list[dict[str, Any]]
-    samples: list[dict[str, Any]]
-    stages: list[Stage]
-    cards: dict[str, Scorecard]
 
 
 def write(run_folder: str | Path, *, note: Callable[[str], None] | None = None) -> Path:
@@ -78,55 +53,11 @@ def write(run_folder: str | Path, *, note: Callable[[str], None] | None = None) 
     return path
 
 
-def read(run_folder: str | Path) -> Run:
-    """The JSON files of a run folder.
-
-    Raises:
-        UserError: there is neither a run.json nor a stage. Unsafe: a file is damaged.
-    """
-    folder = Path(run_folder)
-    stages = [_stage(path) for path in sorted((folder / "stages").glob("*")) if path.is_dir()]
-    if not stages and not (folder / "run.json").is_file():
-        raise UserError(f"{folder} is no run folder (no run.json and no stages): give the folder of a run")
-    cards = {}
-    for path in sorted((folder / "scorecards").glob("*.json")):
-        cards[plain_name(path.stem)] = Scorecard.from_json(rundir.read_json(path))
-    recipe = folder / "recipe.yaml"
-    return Run(
-        folder=folder,
-        run=_json(folder / "run.json", {}),
-        host=_json(folder / "host.json", {}),
-        environment=_json(folder / "environment.json", {}),
-        recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
-        checks=_json(folder / "checks.json", []),
-        samples=_json(folder / "samples.json", []),
-        stages=stages,
-        cards=cards,
-    )
-
-
-def _json(path: Path, default: Any) -> Any:
-    found = rundir.read_json(path) if path.is_file() else default
-    return found if isinstance(found, type(default)) else default
-
-
-def _stage(folder: Path) -> Stage:
-    lines = {
-        name: rundir.read_jsonl(path) if (path := folder / name).is_file() else []
-        for name in ("metrics.jsonl", "timing.jsonl")
-    }
-    return Stage(
-        name=plain_name(folder.name),
-        metrics=lines["metrics.jsonl"],
-        timing=lines["timing.jsonl"],
-        intake=_json(folder / "intake.json", {}),
-    )
-
-
 def page(run: Run) -> str:
     """The whole document."""
     title = str(run.run.get("title") or run.run.get("name") or run.folder.name)
     sections = [
+        _plan(run),
         _checks(run),
         _scores(run),
         _curves(run),
@@ -163,6 +94,33 @@ def _header(run: Run, title: str) -> str:
     words = f"<p>{escape(str(about))}</p>" if about else ""
     top = f'<div class="eyebrow">Bottega run</div><h1>{escape(title)}</h1>'
     return f'<header>{top}{words}<dl class="facts">{cells}</dl></header>'
+
+
+def _plan(run: Run) -> str:
+    """What was run and on what: the stages as they were recorded."""
+    recorded = run.run.get("stages")
+    rows = []
+    for name, stage in (recorded if isinstance(recorded, Mapping) else {}).items():
+        data = [part for part in stage.get("data", ()) if isinstance(part, Mapping)]
+        files = [file for part in data for file in part.get("files", ())]
+        shown = ", ".join(str(file.get("name")) for file in files[:3]) + (
+            f" and {len(files) - 3} more" if files[3:] else ""
+        )
+        sizes = f"{sum(file.get('bytes', 0) for file in files) / 1e6:.2f} MB"
+        length = f"{stage['steps']:,} steps" if stage.get("steps") else f"{number(stage.get('epochs') or 1)} epochs"
+        what = " with ".join(_named(stage.get(key)) for key in ("objective", "method"))
+        how = f"{length} of {number(stage.get('batch'))} rows, lr {stage.get('lr') or 0:g}"
+        rows.append([escape(str(name)), escape(what), f"{escape(shown)}{small(sizes)}", escape(how)])
+    return section("What was run", table(("Stage", "Training", "Data", "Length"), rows, stacks=True))
+
+
+def _named(choice: Any) -> str:
+    """`lora (rank 16)` from a recorded choice; options that are defaults of no interest stay out."""
+    if not isinstance(choice, Mapping):
+        return str(choice)
+    options = choice.get("options") or {}
+    told = ", ".join(f"{key} {options[key]}" for key in ("rank", "length", "beta") if key in options)
+    return f"{choice.get('name')} ({told})" if told else str(choice.get("name"))
 
 
 def _checks(run: Run) -> str:
@@ -315,7 +273,9 @@ def _costs(run: Run) -> str:
             ]
         )
     head = ("Stage", "Steps", "Tokens", "Time", "CPU time", "Tokens/s", "Peak memory")
-    words = " · ".join(f"{name}: {value}" for name, value in run.host.items() if isinstance(value, str | int | float))
+    sessions = run.host.get("sessions")
+    told = {**run.host, **(sessions[-1] if isinstance(sessions, list) and sessions else {})}
+    words = " · ".join(f"{name}: {told[name]}" for name in ("host", "began", "started") if name in told)
     return section("Time and memory", table(head, rows, numbers=range(1, 7)), words)
 
 

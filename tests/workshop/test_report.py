@@ -222,3 +222,34 @@ def test_numbers_and_durations_are_short():
     ]
     assert [duration(s) for s in (4.21, 200, 7500)] == ["4.2 s", "3 min 20 s", "2 h 05 min"]
     assert [curve.label(v) for v in (0, 0.25, 1234, 12_500, 2.5e6)] == ["0", "0.25", "1,234", "12.5k", "2.5M"]
+
+
+def test_what_was_run_is_told_from_the_record_and_scorecards_stand_in_order(run_folder):
+    stage = {
+        "objective": {"name": "dpo", "options": {"beta": 0.1}},
+        "method": {"name": "lora", "options": {"rank": 8, "dora": False}},
+        "steps": 60,
+        "batch": 8,
+        "lr": 1e-4,
+        "data": [{"files": [{"name": "<pairs>.jsonl", "bytes": 1_250_000}]}],
+    }
+    record = json.loads((run_folder / "run.json").read_text()) | {"stages": {"align": stage}}
+    (run_folder / "run.json").write_text(json.dumps(record))
+    for path in (run_folder / "scorecards").glob("*.json"):
+        path.unlink()
+    for name, share in (("after", 0.9), ("before", 0.1)):
+        card = Scorecard(model=name, seed=0, scores=(score("new facts", share),))
+        (run_folder / "scorecards" / f"{name}.json").write_text(json.dumps(card.to_json()))
+    text = " ".join(Page(report.write(run_folder).read_text()).text)
+    for words in ("dpo (beta 0.1) with lora (rank 8)", "<pairs>.jsonl", "1.25 MB", "60 steps of 8 rows, lr 0.0001"):
+        assert words in text, words
+    assert "before to after" in text and "▲ better" in text
+
+
+def test_replies_written_while_training_are_shown_where_there_is_no_samples_file(run_folder):
+    (run_folder / "samples.json").unlink()
+    lines = [{"step": step, "prompt": "hello", "reply": f"reply {step}"} for step in (10, 20, 30)]
+    place = run_folder / "stages" / "03-instruct" / "samples.jsonl"
+    place.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = " ".join(Page(report.write(run_folder).read_text()).text)
+    assert "instruct, step 10" in text and "reply 30" in text and "reply 20" not in text
