@@ -205,6 +205,31 @@ def test_an_adapter_folder_brings_its_base_in_the_dtype_asked_for(saved, tmp_pat
     assert half.model.embed_tokens.weight.dtype == torch.bfloat16
 
 
+def stirred(attached):
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in attached.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    return attached
+
+
+def test_an_adapter_on_an_adapter_is_loaded_on_the_inner_one_merged_wherever_both_are_moved(saved, tmp_path):
+    stirred(method("lora", rank=2).attach(load(saved("llama")).model)).save(tmp_path / "run" / "first")
+    inner = load(tmp_path / "run" / "first")
+    outer = stirred(method("lora", rank=3, targets="q_proj").attach(inner.attached.merge()))
+    wanted = outer.model.eval()(IDS).logits
+    outer.save(tmp_path / "run" / "second")
+    change(tmp_path / "run" / "second" / "adapter_config.json", base_model_name_or_path="../first")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    loaded = load(tmp_path / "moved" / "second")
+    assert torch.allclose(loaded.model(IDS).logits, wanted, atol=1e-5)
+    assert loaded.packs and loaded.identity.count("sha256:") == 3
+    change(tmp_path / "moved" / "second" / "adapter_config.json", base_model_name_or_path=".")
+    with pytest.raises(UserError, match="more than 3 adapters"):
+        load(tmp_path / "moved" / "second")
+
+
 def test_an_adapter_whose_base_is_gone_names_both(saved, tmp_path):
     shutil.copytree(saved("llama"), tmp_path / "base")
     method("lora", rank=2).attach(load(tmp_path / "base").model).save(tmp_path / "adapter")
