@@ -1,4 +1,4 @@
-"""Each family through its whole life: trained, stopped, resumed to the same bits, merged, reloaded elsewhere, generating.
+"""Each family through its whole life: trained, stopped, resumed to the same bits, merged, reloaded, generating.
 
 Left out: what is learnt (tests of the demo); the models are tiny and random, and only have to get better at eight rows.
 """
