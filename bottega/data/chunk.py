@@ -43,7 +43,8 @@ def chunk(text: str, *, size: int, measure: Callable[[str], int] = len) -> list[
     """Chunks of at most `size`, cut between paragraphs, lines, sentences or words, whichever comes first.
 
     Together the chunks are the text, character for character. A table row or a code fence is never cut: one that is
-    longer than `size` is a chunk of its own. A chunk does not end with a heading, unless what follows leaves no room for it.
+    longer than `size` is a chunk of its own. A chunk does not end with a heading, unless what follows leaves no room
+    for it.
 
     Args:
         size: the most that `measure` may say of a chunk, at least 1; characters by default.

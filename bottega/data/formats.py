@@ -14,7 +14,7 @@ from typing import Any
 
 from bottega.core.errors import UserError
 from bottega.core.types import Sample, Where
-from bottega.data import shapes
+from bottega.data import documents, shapes
 from bottega.data.shapes import ANSWERS, PAIRS
 from bottega.data.sources import TYPE_KEY, Problem, Record, read
 from bottega.data.turns import BadRow
@@ -102,6 +102,8 @@ def format_of(path: str | Path, *, columns: Mapping[str, str] | None = None) -> 
     Raises:
         UserError: the columns fit no format.
     """
+    if Path(path).suffix.lower() in documents.SUFFIXES:
+        return "text"
     head = [record for _, record in itertools.islice(read(path, columns=columns), 64)]
     good = [record for record in head if not isinstance(record, Problem)]
     return detect(good) if good else None

@@ -164,7 +164,7 @@ def _read_jsonl(path: Path) -> Iterator[Read]:
 
 def _read_json(path: Path) -> Iterator[Read]:
     """One array of objects, one object (with its rows under `instances`, `data` or `rows`, or a row itself)."""
-    top = Where(str(path))
+    top = Where(str(path), 1)
     text = decode(path.read_bytes(), top)
     if isinstance(text, Problem):
         yield top, text
@@ -199,9 +199,9 @@ def _read_json(path: Path) -> Iterator[Read]:
 
 
 def _read_csv(path: Path, delimiter: str) -> Iterator[Read]:
-    text = decode(path.read_bytes(), Where(str(path)))
+    text = decode(path.read_bytes(), Where(str(path), 1))
     if isinstance(text, Problem):
-        yield Where(str(path)), text
+        yield text.where, text
         return
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -227,7 +227,7 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Read]:
 
 
 def _cell(name: str, text: str) -> Any:
-    """A cell as its text; nothing when empty; turns (and alpaca's history) that were written as JSON as what they are."""
+    """A cell as its text; nothing when empty; turns (and alpaca's history) written as JSON as what they are."""
     if not (text.startswith("[") and text.endswith("]")):
         return text or None
     try:

@@ -50,7 +50,9 @@ class Chat:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
-    """The exact text, the wanted turns' spans, the turns whose thinking the template left out, and those whose words."""
+    """The exact text, the wanted turns' spans, the turns whose thinking the template left out, and those whose
+    words.
+    """
 
     text: str
     spans: tuple[Span, ...]

@@ -6,7 +6,6 @@ Left out: images and sound (refused with a sentence); what is trained of a turn 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,8 +62,8 @@ def _weight(message: Mapping[str, Any], column: str) -> float | None:
     if value is None:
         flag = message.get("train")
         return None if flag is None else float(bool(flag))
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise BadRow(f"{column}.weight", f"the weight {value!r} is not a number of at least 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e6:
+        raise BadRow(f"{column}.weight", f"the weight {value!r} is not a number from 0 to a million")
     return float(value)
 
 

@@ -237,7 +237,11 @@ def test_an_image_row_is_refused_with_a_sentence(write):
         ),
         ({"messages": []}, "messages", "at least one turn"),
         ({"messages": "hello"}, "messages", "not JSON"),
-        ({"messages": [{**U, "weight": -1}, A]}, "messages[0].weight", "the weight -1 is not a number of at least 0"),
+        (
+            {"messages": [{**U, "weight": -1}, A]},
+            "messages[0].weight",
+            "the weight -1 is not a number from 0 to a million",
+        ),
         ({"prompt": "q", "response": ""}, "response", "an answer without text"),
         ({"prompt": "q", "chosen": "x", "rejected": "x"}, "rejected", "the same"),
         (
@@ -287,7 +291,8 @@ def test_columns_that_fit_no_format_are_listed_with_the_remedy(write):
 def test_a_table_of_a_csv_file_with_messages_as_json_text_is_read(write):
     path = write(
         "a.csv",
-        'messages,topic\n"[{""role"": ""user"", ""content"": ""q""}, {""role"": ""assistant"", ""content"": ""a""}]",x\n',
+        'messages,topic\n"[{""role"": ""user"", ""content"": ""q""}, '
+        '{""role"": ""assistant"", ""content"": ""a""}]",x\n',
     )
     (sample,) = samples(path)
     assert sample.turns == (ASK, SAY) and sample.meta == {"topic": "x"}

@@ -79,7 +79,7 @@ def test_what_stands_before_a_trained_answer_is_the_prompt_to_generate(name, tok
     tokens = encode(TWO, tokenizer, template, mask="last")
     first = next(i for i, weight in enumerate(tokens.trains) if weight > 0)
     prompt = encode_prompt(TWO.turns[:-1], tokenizer, template)
-    # the mistral and llama2 formats have no prompt to generate: the model writes the space in front of its answer itself
+    # mistral and llama2 have no prompt to generate: the model writes the space in front of its answer itself
     assert list(tokens.ids[:first]) == prompt
 
 
@@ -227,7 +227,8 @@ def test_thinking_left_out_of_earlier_turns_is_noted_and_the_last_is_kept(tokeni
 
 
 EMPTY_BLOCK = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n"
     "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -264,11 +265,14 @@ def test_a_template_that_ends_answers_with_nothing_gets_the_end_token_behind_the
     assert any("nothing that ends an answer" in note for note in template.notes(tokenizer))
 
 
-UPPER = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content[:1] | upper ~ m.content[1:] }}<|im_end|>\n{% endfor %}"
+UPPER = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content[:1] | upper ~ m.content[1:] }}<|im_end|>\n{% endfor %}"
+)
 
 
 def test_a_template_that_reacts_to_the_marks_is_found_by_its_prefixes(tokenizer):
-    """The first character is changed, so marks in front of it change the text; prefixes find the turn, header included."""
+    """The first character is changed, so marks in front of it change the text; prefixes find the turn."""
     template = Template(name="upper", source=UPPER + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
     lower = talk(("user", "who?"), ("assistant", "anna."))
     assert trained(encode(lower, tokenizer, template), tokenizer) == ["Anna.<|im_end|>"]
@@ -347,7 +351,8 @@ def test_thinking_trains_too_where_the_template_has_no_prompt_to_generate(name, 
 
 
 CALLS_CHANGE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n"
     "{% endif %}{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}"
     "{{ '' if tools else '' }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

@@ -50,12 +50,11 @@ def test_a_csv_row_with_too_many_cells_is_a_problem_with_its_line(write):
 
 def test_parquet_and_arrow_are_read_in_batches(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.feather
-    import pyarrow.parquet
+    from pyarrow import feather, parquet
 
     table = pyarrow.Table.from_pylist(ROWS)
-    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    pyarrow.feather.write_feather(table, tmp_path / "a.arrow", compression="uncompressed")
+    parquet.write_table(table, tmp_path / "a.parquet")
+    feather.write_feather(table, tmp_path / "a.arrow", compression="uncompressed")
     with pyarrow.OSFile(str(tmp_path / "b.arrow"), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
         stream.write_table(table)
     for name in ("a.parquet", "a.arrow", "b.arrow"):

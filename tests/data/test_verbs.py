@@ -61,11 +61,13 @@ def test_inspect_notes_a_row_that_is_too_long_or_teaches_nothing(write, tokenize
     ("source", "agree"),
     [
         (
-            "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}",
+            "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>{% endgeneration %}"
+            "{% else %}{{ m.content }}{% endif %}{% endfor %}",
             True,
         ),
         (
-            "{% for m in messages %}{% if m.role == 'user' %}{% generation %}{{ m.content }}</s>{% endgeneration %}{% else %}{{ m.content }}</s>{% endif %}{% endfor %}",
+            "{% for m in messages %}{% if m.role == 'user' %}{% generation %}{{ m.content }}</s>{% endgeneration %}"
+            "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}",
             False,
         ),
         ("{% for m in messages %}{{ m.content }}</s>{% endfor %}", None),
