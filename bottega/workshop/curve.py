@@ -59,6 +59,14 @@ def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
     return [round(step * k, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """The values with as many decimals as keep them apart: 0.692, 0.6925, 0.693 -> 0.6920, 0.6925, 0.6930."""
+    for decimals in range(7):
+        if all(math.isclose(round(value, decimals), value, abs_tol=1e-12) for value in values):
+            return [label(value) if decimals == 0 else f"{value:.{decimals}f}" for value in values]
+    return [f"{value:.2g}" for value in values]
+
+
 def label(value: float) -> str:
     """A short number: 0.25, 12, 3,400, 2.5M."""
     if value == 0:
@@ -101,11 +109,12 @@ def svg(series: Sequence[Series], *, title: str, x_label: str = "step", y_label:
         f'aria-label="{escape(title)}: {escape(y_label)} by '
         f'{escape(x_label)}"><title>{escape(title)}</title>'
     ]
-    for y in ticks(y_low, y_high):
+    marks = ticks(y_low, y_high)
+    for y, text in zip(marks, tick_labels(marks)):
         height = at(x_low, y)[1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{label(y)}</text>')
-    for x in ticks(x_low, x_high):
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{text}</text>')
+    for x in [x for x in ticks(x_low, x_high) if x == round(x)]:
         across = at(x, y_low)[0]
         parts.append(
             f'<line class="axis" x1="{across:.1f}" x2="{across:.1f}" y1="{TOP + inner_h}" y2="{TOP + inner_h + 4}"/>'

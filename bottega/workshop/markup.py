@@ -60,6 +60,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def file_size(num_bytes: float) -> str:
+    """Bytes as a person says them: 812 bytes, 4.7 kB, 1.25 MB."""
+    if num_bytes < 1000:
+        return f"{num_bytes:.0f} bytes"
+    return f"{num_bytes / 1e3:.3g} kB" if num_bytes < 1e6 else f"{num_bytes / 1e6:,.3g} MB"
+
+
 def chip(kind: str, words: str) -> str:
     """A coloured mark; kind: good, bad or flat."""
     return f'<span class="chip {kind}">{escape(words)}</span>'

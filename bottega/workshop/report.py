@@ -16,7 +16,19 @@ from bottega.core.errors import Mismatch
 from bottega.evals.compare import Comparison, compare
 from bottega.evals.runner import Score
 from bottega.workshop import curve
-from bottega.workshop.markup import bounds, chip, clip, duration, number, plain_name, section, small, table, whisker
+from bottega.workshop.markup import (
+    bounds,
+    chip,
+    clip,
+    duration,
+    file_size,
+    number,
+    plain_name,
+    section,
+    small,
+    table,
+    whisker,
+)
 from bottega.workshop.report_files import Run, Stage, read
 
 CSS = Path(__file__).with_name("report.css")
@@ -106,8 +118,8 @@ def _plan(run: Run) -> str:
         shown = ", ".join(str(file.get("name")) for file in files[:3]) + (
             f" and {len(files) - 3} more" if files[3:] else ""
         )
-        sizes = f"{sum(file.get('bytes', 0) for file in files) / 1e6:.2f} MB"
-        length = f"{stage['steps']:,} steps" if stage.get("steps") else f"{number(stage.get('epochs') or 1)} epochs"
+        sizes = file_size(sum(file.get("bytes", 0) for file in files))
+        length = f"{stage['steps']:,} steps" if stage.get("steps") else f"{stage.get('epochs') or 1:g} epochs"
         what = " with ".join(_named(stage.get(key)) for key in ("objective", "method"))
         how = f"{length} of {number(stage.get('batch'))} rows, lr {stage.get('lr') or 0:g}"
         rows.append([escape(str(name)), escape(what), f"{escape(shown)}{small(sizes)}", escape(how)])

@@ -15,7 +15,7 @@ from bottega.core.errors import UserError
 from bottega.evals.runner import ItemScore, Score, Scorecard
 from bottega.grade.intervals import mean
 from bottega.workshop import curve, report
-from bottega.workshop.markup import duration, number
+from bottega.workshop.markup import duration, file_size, number
 
 STAGES = ("adapt", "task", "instruct", "align")
 
@@ -193,6 +193,8 @@ def test_ticks_are_round_and_few():
         found = curve.ticks(low, high)
         assert 2 <= len(found) <= 6 and low <= found[0] and found[-1] <= high + 1e-9
     assert curve.ticks(3, 3) == [3]
+    assert curve.tick_labels([0.692, 0.6925, 0.693]) == ["0.6920", "0.6925", "0.6930"]
+    assert curve.tick_labels([0, 20_000]) == ["0", "20k"] and curve.tick_labels([0.5, 1]) == ["0.5", "1.0"]
 
 
 def test_smoothing_takes_neighbours_on_both_sides():
@@ -220,6 +222,7 @@ def test_numbers_and_durations_are_short():
         "–",
         "–",
     ]
+    assert [file_size(b) for b in (812, 4743, 1_250_000)] == ["812 bytes", "4.74 kB", "1.25 MB"]
     assert [duration(s) for s in (4.21, 200, 7500)] == ["4.2 s", "3 min 20 s", "2 h 05 min"]
     assert [curve.label(v) for v in (0, 0.25, 1234, 12_500, 2.5e6)] == ["0", "0.25", "1,234", "12.5k", "2.5M"]
 
