@@ -165,11 +165,27 @@ def load_weights(
 @contextmanager
 def _plainly(folder: Path) -> Iterator[None]:
     """What transformers raises about a folder's content, as one sentence."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    known = (
+        ValueError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        AttributeError,
+        TypeError,
+        ImportError,
+        StrictDataclassError,
+    )
     try:
         yield
-    except (ValueError, KeyError, OSError, RuntimeError, AttributeError, TypeError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:
+        if not isinstance(error, known) and type(error) is not Exception:  # what Rust code raises is a bare Exception
+            raise
         said = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder} does not load as a causal language model: {said}") from error
+        raise UserError(f"{folder} does not load: {said}") from error
 
 
 @contextmanager

@@ -122,12 +122,24 @@ def test_weights_that_lack_a_tensor_are_refused_not_filled_with_noise(own):
     [
         ({"model_type": "no_such_family"}, "does not load"),
         ({"hidden_size": 64}, "does not load"),
+        ({"hidden_size": "wide"}, "does not load"),
+        ({"num_hidden_layers": None}, "does not load"),
+        ({"rope_parameters": {"rope_type": "nonsense"}}, "does not load"),
+        ({"vocab_size": -1}, "does not load"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
     ],
 )
 def test_a_config_that_does_not_load_is_one_sentence(own, keys, said):
     change(own / "config.json", **keys)
     with pytest.raises(UserError, match=said) as caught:
+        load(own)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"model": {"type": "BPE", "vocab": 3}}'])
+def test_a_broken_tokenizer_is_one_sentence(own, content):
+    (own / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match="does not load") as caught:
         load(own)
     assert "\n" not in str(caught.value)
 
@@ -243,6 +255,25 @@ def test_an_adapter_pickle_is_refused(saved, tmp_path):
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     with pytest.raises(Unsafe, match="adapter_model.bin"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"r": 0},
+        {"r": "many"},
+        {"target_modules": 5},
+        {"target_modules": ["nothing"]},
+        {"peft_type": "NEW"},
+        {"peft_type": 3},
+    ],
+)
+def test_an_adapter_config_that_makes_no_sense_is_one_sentence(saved, tmp_path, keys):
+    method("lora", rank=2).attach(load(saved("llama")).model).save(tmp_path)
+    change(tmp_path / "adapter_config.json", **keys)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
 def test_an_adapter_of_another_shape_is_refused_in_one_sentence(saved, tmp_path):

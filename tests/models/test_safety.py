@@ -1,6 +1,7 @@
 """What a model folder may not contain, each case a real file on disk; no torch is imported here."""
 
 import json
+import random
 import struct
 
 import pytest
@@ -151,3 +152,21 @@ def test_an_adapter_that_imports_modules_of_its_choice_is_refused(tmp_path):
             safety.check_adapter(tmp_path)
     path.write_text(json.dumps({"peft_type": "LORA", "auto_mapping": {"parent_library": "transformers.models.llama"}}))
     assert safety.check_adapter(tmp_path)["peft_type"] == "LORA"
+
+
+def test_any_damage_to_a_header_or_a_config_ends_in_one_sentence_and_never_in_a_crash(tmp_path):
+    draw = random.Random(5)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    write_safetensors(weights, {**ONE, "v": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [8, 20]}}, bytes(20))
+    config.write_text(json.dumps({"model_type": "llama", "layers": [{"a": 1}], "text_config": {"b": None}}))
+    for path, check in ((weights, safety.check_safetensors), (config, lambda path: safety.check_configs(path.parent))):
+        whole = path.read_bytes()
+        for _ in range(400):
+            damaged = bytearray(whole)
+            for _ in range(draw.randint(1, 3)):
+                damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+            path.write_bytes(damaged[: draw.choice([len(damaged), draw.randrange(len(damaged))])])
+            try:
+                check(path)
+            except Unsafe as refused:
+                assert str(path) in str(refused)

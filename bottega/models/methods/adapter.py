@@ -87,10 +87,12 @@ def check_fits(model: nn.Module, folder: Path) -> LoraConfig:
             raise UserError(
                 f"the adapter {folder} has a layer {layer!r} that its base lacks; check base_model_name_or_path"
             )
-    known = set(LoraConfig.__dataclass_fields__)
-    return LoraConfig(
-        **{key: value for key, value in raw.items() if key in known and key not in ("auto_mapping", "peft_type")}
-    )
+    known = set(LoraConfig.__dataclass_fields__) - {"auto_mapping", "peft_type"}
+    try:
+        return LoraConfig(**{key: value for key, value in raw.items() if key in known})
+    except (TypeError, ValueError, AttributeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder / 'adapter_config.json'} is no LoRA config: {said}") from error
 
 
 def merge_adapter(adapted: PeftModel) -> nn.Module:

@@ -242,7 +242,7 @@ def attach_saved(model: nn.Module, folder: Path, *, trainable: bool) -> Attached
         adapted = PeftModel.from_pretrained(
             model, str(folder), config=config, is_trainable=trainable, torch_device="cpu", local_files_only=True
         )
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"the adapter {folder} does not fit its base: {' '.join(str(error).split())[:200]}") from error
     adapted.train(model.training)
     chosen = [name for name, module in adapted.get_base_model().named_modules() if hasattr(module, "lora_A")]
