@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import sys
@@ -32,24 +33,41 @@ _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
-@contextmanager
-def disk_errors(place: str | os.PathLike[str] = "the run folder") -> Iterator[None]:
-    """Turn the disk's refusals (full, over quota, read-only) into `DiskFull`; other OSErrors pass.
+class disk_errors:
+    """Turn the disk's refusals (full, over quota, read-only) into `DiskFull`; other errors pass.
+
+    safetensors reports them in its own error type, with the system's number in the text; those are turned too.
 
     Raises:
         DiskFull: no space is left, a limit on file size is reached, or the folder cannot be written.
     """
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or place
-        if error.errno in _FULL:
-            raise DiskFull(
-                f"{where}: {error.strerror}; free some space or choose another folder; what was saved before is sound"
-            ) from error
-        if error.errno in _CLOSED:
-            raise DiskFull(f"{where}: {error.strerror}; choose a folder that you can write") from error
-        raise
+
+    def __init__(self, place: str | os.PathLike[str] = "the run folder") -> None:
+        self.place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        number = _system_number(error)
+        where = getattr(error, "filename", None) or self.place
+        if number in _FULL:
+            remedy = "free some space or choose another folder; what was saved before is sound"
+        elif number in _CLOSED:
+            remedy = "choose a folder that you can write"
+        else:
+            return
+        raise DiskFull(f"{where}: {os.strerror(number)}; {remedy}") from error
+
+
+def _system_number(error: BaseException | None) -> int:
+    """The errno behind an error; 0 where there is none."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = re.search(r"\(os error (\d+)\)", str(error)) if error is not None else None
+    return int(found[1]) if found and type(error).__name__ == "SafetensorError" else 0
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | str, *, mode: int | None = None) -> None:

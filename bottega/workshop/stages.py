@@ -188,9 +188,7 @@ def _run(this: _Run) -> RunResult:
         gates=tuple(_gates(plan, cards)),
         report=_report(this),
     )
-    rundir.write_json(
-        folder / "result.json", {**result.to_json(), "folder": ".", "model": os.path.relpath(last, folder)}
-    )
+    rundir.write_json(folder / "result.json", seen_from(folder, result.to_json()))
     if plan.notify is not None:
         from bottega.workshop.notify import notify
 
@@ -250,7 +248,7 @@ def _train(this: _Run, number: int, folder: Path) -> dict[str, Any]:
 
     try:
         bench = build.assemble_stage(setup, show)
-        rundir.write_json(folder / "intake.json", bench.rows.to_json())
+        rundir.write_json(folder / "intake.json", seen_from(this.folder, bench.rows.to_json()))
         for intake in bench.rows.intakes:
             for line in intake.render().splitlines():
                 shown[-1].note(line)
@@ -263,6 +261,19 @@ def _train(this: _Run, number: int, folder: Path) -> dict[str, Any]:
     best = {"best": outcome.best, "best_step": outcome.best_step} if outcome.best is not None else {}
     method = {key: value for key, value in bench.parts.attached.facts.items() if isinstance(value, int | float | str)}
     return {"steps": outcome.step, "ended": outcome.reason, **best, **outcome.last, **merged, "method": method}
+
+
+def seen_from(folder: Path, facts: Any) -> Any:
+    """`facts` with the paths in its texts relative to `folder`: equal runs write equal files wherever they lie."""
+    if isinstance(facts, dict):
+        return {seen_from(folder, key): seen_from(folder, value) for key, value in facts.items()}
+    if isinstance(facts, list):
+        return [seen_from(folder, value) for value in facts]
+    if not isinstance(facts, str):
+        return facts
+    place, colon, rest = facts.partition(":")
+    known = os.path.isabs(place) or Path(place).is_relative_to(folder)
+    return os.path.relpath(place, folder) + colon + rest if known else facts
 
 
 def _measure(this: _Run, label: str, model: str, revision: str | None) -> dict[str, Any]:

@@ -96,7 +96,7 @@ stages:
     )
     assert found == [
         "bad.yaml:5:24: there is no objective 'pretran'; did you mean pretrain?",
-        "bad.yaml:5:65: lora has no option 'rnk'; did you mean rank?",
+        "bad.yaml:5:66: lora has no option 'rnk'; did you mean rank?",
         "bad.yaml:9:7: unknown key 'stepss'; did you mean steps?",
         "bad.yaml:10:17: there is no schedule 'cosin'; did you mean cosine?",
         "bad.yaml:8:34: rank is 'high', but needs a whole number",
