@@ -128,6 +128,8 @@ class Template:
         shape = learn(self.bind(tokenizer).jinja)
         end = shape.ends["assistant"].strip()
         notes = [f"template {self.name}: {note}" for note in shape.notes]
+        if self.name == "plain" and not getattr(tokenizer, "chat_template", None):
+            notes.append("the tokenizer has no chat template, so `plain` is used")
         if end and len(tokenizer(end, add_special_tokens=False)["input_ids"]) > 1:
             notes.append(
                 f"template {self.name}: {end!r}, which ends an answer, is not one token of this tokenizer; "

@@ -40,6 +40,8 @@ class Plan:
             raise UserError(f"there is no over-length policy {self.over_length!r}; choose one of {', '.join(POLICIES)}")
         if self.kind == "preference" and self.over_length == "split":
             raise UserError("a preference cannot be split into windows; set over_length to error, drop or truncate")
+        if self.kind == "preference" and self.mask not in ("assistant", "last"):
+            raise UserError(f"the mask {self.mask!r} would train the prompt of preferences; choose assistant or last")
         if self.max_tokens < 2:
             raise UserError(f"max_tokens is {self.max_tokens}; a row needs at least 2, one to see and one to learn")
 
@@ -111,7 +113,7 @@ def encoded(
         good: list[Sample] = []
         for sample in batch:
             ledger.saw(sample.where)
-            problem = sample if isinstance(sample, Problem) else _unfit(sample, plan)
+            problem = sample if isinstance(sample, Problem) else unfit(sample, plan)
             if problem is not None:
                 ledger.problem(problem)
             else:
@@ -134,7 +136,7 @@ def _batched(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
         yield batch
 
 
-def _unfit(sample: Sample, plan: Plan) -> Problem | None:
+def unfit(sample: Sample, plan: Plan) -> Problem | None:
     """Why a sample cannot be a row of this kind; None when it can."""
     where = sample.where
     if plan.kind == "preference":

@@ -17,7 +17,7 @@ from bottega.data.chat import Template
 from bottega.data.formats import format_of, samples
 from bottega.data.intake import BIG_FILE, SHARE, Ledger
 from bottega.data.near import groups
-from bottega.data.prepare import Plan, encoded, fitted
+from bottega.data.prepare import Plan, encoded, fitted, unfit
 from bottega.data.sources import Problem, find
 from bottega.data.split import text_of
 
@@ -49,7 +49,7 @@ def check(
     Raises:
         UserError: a file is missing, empty, or in no known format.
     """
-    good, problems = _read(paths, format, columns)
+    good, problems = _read(paths, format, columns, mask=mask)
     account: dict[str, Any] = {}
     if tokenizer is not None and good:
         account = _lengths(good, problems, tokenizer, template, mask, max_tokens)
@@ -73,14 +73,22 @@ def check(
     }
 
 
-def _read(paths: Paths, format: str | None, columns: Mapping[str, str] | None) -> tuple[list[Sample], list[Problem]]:
+def _read(
+    paths: Paths, format: str | None, columns: Mapping[str, str] | None, *, mask: str = "assistant"
+) -> tuple[list[Sample], list[Problem]]:
     good: list[Sample] = []
     problems: list[Problem] = []
+    plans = {kind: Plan(kind=kind, max_tokens=2, mask=mask) for kind in _KINDS.values()}
     for sample in samples(paths, format=format, columns=columns):
         if isinstance(sample, Problem):
             problems.append(sample)
-        else:
+            continue
+        plan = plans.get(_KINDS.get(type(sample), ""))
+        problem = unfit(sample, plan) if plan else None
+        if problem is None:
             good.append(sample)
+        else:
+            problems.append(problem)
     return good, problems
 
 
@@ -99,7 +107,8 @@ def _verdict(problems: Sequence[Problem], stopping: Sequence[str]) -> str:
         return "every row can be used"
     if not stopping:
         return f"{len(problems)} rows cannot be used; a run goes on without them (at most 1 percent of a large file)"
-    return f"{problems[0]}; a run stops here: mend {len(problems)} rows or pass --allow-loss {len(problems)}"
+    them = "it" if len(problems) == 1 else f"these {len(problems)} rows"
+    return f"{problems[0]}; a run stops here: mend {them} or pass --allow-loss {len(problems)}"
 
 
 def _lengths(

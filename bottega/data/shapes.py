@@ -142,8 +142,11 @@ def alpaca(record: Record, where: Where) -> Sample:
 def prompt_completion(record: Record, where: Where) -> Sample:
     """A prompt and its completion (or response, answer, output), as texts or as lists of messages."""
     have = (pair for pair in PAIRS if all(record.get(name) is not None for name in pair))
-    asked, answered = next(have, ("prompt", "completion"))
-    prompt, answer = _need(record, asked), _need(record, answered)
+    asked, answered = next(have, ("", ""))
+    if not asked:
+        asked = next((name for name, _ in PAIRS if record.get(name) is not None), "")
+        _need(record, *(answer for name, answer in PAIRS if name == asked), *([] if asked else ["prompt"]))
+    prompt, answer = record[asked], record[answered]
     turns = _with_system(record, prompt_of(prompt, asked))
     if isinstance(answer, list):
         turns += turns_of(answer, answered)

@@ -296,6 +296,7 @@ def test_a_template_that_refuses_a_row_names_the_row_and_spares_the_others(token
 
 def test_a_tokenizer_without_a_template_gets_plain(tokenizer):
     assert Template.of(tokenizer).name == "plain"
+    assert "the tokenizer has no chat template, so `plain` is used" in Template.of(tokenizer).notes(tokenizer)
 
 
 def test_a_template_file_is_read_and_hashed(tmp_path: Path, tokenizer):

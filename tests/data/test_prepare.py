@@ -202,6 +202,7 @@ def test_indices_count_rows_and_the_same_data_gives_the_same_rows(tokenizer):
         ({"kind": "chats"}, "no kind of rows 'chats'"),
         ({"over_length": "cut"}, "no over-length policy 'cut'; choose one of error, drop, split, truncate"),
         ({"max_tokens": 1}, "max_tokens is 1; a row needs at least 2"),
+        ({"kind": "preference", "mask": "all"}, "the mask 'all' would train the prompt of preferences"),
         ({"thinking": "hide"}, "no thinking 'hide'; choose one of keep, mask, drop"),
     ],
 )

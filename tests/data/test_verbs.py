@@ -61,7 +61,8 @@ def test_inspect_notes_a_row_that_is_too_long_or_teaches_nothing(write, tokenize
     ("source", "agree"),
     [
         (
-            "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>{% endgeneration %}"
+            "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>"
+            "{% endgeneration %}"
             "{% else %}{{ m.content }}{% endif %}{% endfor %}",
             True,
         ),
@@ -94,7 +95,7 @@ def test_check_names_file_row_column_and_reason_and_says_whether_a_run_would_sto
     assert result["files"] == [{"file": str(path), "rows": 3, "format": "messages", "bad": 1}]
     (problem,) = result["problems"]
     assert (problem["row"], problem["column"]) == (3, "messages[1].role")
-    assert not result["ok"] and result["verdict"].endswith("mend 1 rows or pass --allow-loss 1")
+    assert not result["ok"] and result["verdict"].endswith("mend it or pass --allow-loss 1")
     assert json.loads(json.dumps(result)) == result
     assert f"{path}:3 [messages[1].role]: the role 'robot'" in render_check(result)
 
@@ -110,6 +111,11 @@ def test_check_with_a_tokenizer_finds_what_a_template_refuses_and_prices_each_po
     assert (drop["rows"], drop["dropped"], drop["answers_cut"]) == (1, 1, 2)
     assert split["tokens_lost"] <= cut["tokens_lost"] and cut["rows"] == 2
     assert "answers cut" in render_check(result)
+
+
+def test_check_finds_a_chat_without_an_answer_without_a_tokenizer_too(write):
+    result = check(write("a.jsonl", [*CHATS, {"messages": [U]}]))
+    assert result["problems"][0]["row"] == 3 and "without an assistant turn" in result["problems"][0]["reason"]
 
 
 def test_check_of_good_rows_says_so(write):
