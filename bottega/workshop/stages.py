@@ -23,6 +23,7 @@ from bottega.core.config import dump_yaml
 from bottega.core.errors import UserError
 from bottega.core.textio import progress, table
 from bottega.workshop import recipe as recipes
+from bottega.workshop.measure import check_tasks, failed_gates, measure
 from bottega.workshop.record import Record, git_commit, stage_record
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def run(
     if allow_loss is not None:
         plan = recipes.allow_loss(plan, allow_loss)
     folder = Path(out) if out is not None else Path("runs") / plan.name
-    _check_tasks(plan)
+    check_tasks(plan)
     if dry_run:
         return _plan(plan, folder, allow_change)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -136,20 +137,6 @@ def run_text(result: RunResult | dict[str, Any]) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _check_tasks(plan: Recipe) -> None:
-    """Mistakes in the tasks to be measured are found before anything is trained."""
-    if plan.evaluate is None:
-        return
-    from bottega.evals.tasks import load_task
-
-    names = [load_task(task).name for task in plan.evaluate.tasks]
-    for gate in plan.evaluate.gate:
-        if gate != "forgetting" and gate not in names:
-            raise UserError(f"evaluate.gate names {gate!r}; gates are forgetting and the tasks: {', '.join(names)}")
-    if "forgetting" in plan.evaluate.gate and not plan.evaluate.before:
-        raise UserError("evaluate.gate: forgetting compares with the base: set evaluate.before to true")
-
-
 def folder_of(run_folder: Path, number: int, stage: Stage) -> Path:
     """stages/01-adapt, stages/02-instruct ..."""
     return run_folder / "stages" / f"{number + 1:02d}-{stage.name}"
@@ -172,11 +159,11 @@ def _run(this: _Run) -> RunResult:
     cards: dict[str, Any] = {}
     try:
         if plan.evaluate is not None and plan.evaluate.before:
-            cards["before"] = _measure(this, "before", plan.model, plan.revision)
+            cards["before"] = _measured(this, "before", plan.model)
         results = {stage.name: _stage(this, number) for number, stage in enumerate(plan.stages)}
         last = folder_of(folder, len(plan.stages) - 1, plan.stages[-1]) / "result"
         if plan.evaluate is not None:
-            cards["after"] = _measure(this, "after", str(last), None)
+            cards["after"] = _measured(this, "after", str(last))
     finally:
         _write_host(this, began, time.process_time() - cpu)
     result = RunResult(
@@ -185,7 +172,7 @@ def _run(this: _Run) -> RunResult:
         model=last,
         stages=results,
         scorecards={name: str(folder / "scorecards" / f"{name}.json") for name in cards},
-        gates=tuple(_gates(plan, cards)),
+        gates=tuple(failed_gates(plan, cards)),
         report=_report(this),
     )
     rundir.write_json(folder / "result.json", seen_from(folder, result.to_json()))
@@ -276,56 +263,8 @@ def seen_from(folder: Path, facts: Any) -> Any:
     return os.path.relpath(place, folder) + colon + rest if known else facts
 
 
-def _measure(this: _Run, label: str, model: str, revision: str | None) -> dict[str, Any]:
-    """The scorecard of a model on the recipe's tasks; kept, and made once for a model and its tasks."""
-    from bottega.core.config import plain
-    from bottega.workshop import build
-    from bottega.workshop.use import score
-
-    evaluate = this.recipe.evaluate
-    assert evaluate is not None
-    path = this.folder / "scorecards" / f"{label}.json"
-    wanted = {"tasks": [Path(task).name for task in evaluate.tasks], "limit": evaluate.limit, "seed": this.recipe.seed}
-    loaded = build.open_model(model, revision=revision, trust=this.trust)
-    made_of = this.folder / "cache" / f"scorecard-{label}.json"
-    key = {**wanted, "model": loaded.identity, "task_files": [_content(task) for task in evaluate.tasks]}
-    if path.is_file() and made_of.is_file() and rundir.read_json(made_of) == key:
-        return dict(rundir.read_json(path))
-    this.note(f"measuring the model {label} training")
-    card = score(loaded, evaluate.tasks, seed=this.recipe.seed, limit=evaluate.limit, name=label)
-    rundir.write_json(path, plain(card.to_json()))
-    rundir.write_json(made_of, key)
-    this.note(card.summary())
-    return dict(card.to_json())
-
-
-def _content(task: str) -> str:
-    return rundir.sha256(task) if Path(task).is_file() else task
-
-
-def _gates(plan: Recipe, cards: Mapping[str, Any]) -> list[str]:
-    """The gates of the recipe that the model did not pass, in words."""
-    if plan.evaluate is None:
-        return []
-    after = {score["task"]: score for score in cards["after"]["scores"]}
-    failed = []
-    for name, limit in plan.evaluate.gate.items():
-        if name != "forgetting" and _worth(after[name]) < _signed(after[name], limit):
-            failed.append(f"{name} is {after[name]['value']:.3f}, and the gate asks for {limit:g}")
-        for old in cards["before"]["scores"] if name == "forgetting" else ():
-            fall = _worth(old) - _worth(after[old["task"]])
-            if fall > limit:
-                failed.append(f"forgetting: {old['task']} is worse by {fall:.3f}, more than {limit:g}")
-    return failed
-
-
-def _worth(score: Mapping[str, Any]) -> float:
-    return _signed(score, score["value"])
-
-
-def _signed(score: Mapping[str, Any], value: float) -> float:
-    """Larger is better."""
-    return float(value if score.get("higher_is_better", True) else -value)
+def _measured(this: _Run, label: str, model: str) -> dict[str, Any]:
+    return measure(this.recipe, this.folder, label, model=model, trust=this.trust, note=this.note)
 
 
 def _write_host(this: _Run, began: float, cpu_s: float) -> None:
