@@ -55,7 +55,7 @@ class Forward:
     def __call__(self, ids_BT: Tensor, **keywords: Any) -> Tensor:
         """Logits (B, V) at the last position; keywords that the model does not know are left out."""
         given = {name: value for name, value in keywords.items() if name in self.takes}
-        if "logits_to_keep" in self.takes:
+        if "logits_to_keep" in self.takes and ids_BT.shape[1] > 1:
             given["logits_to_keep"] = 1
         return self.model(input_ids=ids_BT, **given).logits[:, -1]
 
