@@ -25,6 +25,10 @@ LIVES = (
     ("dpo", "full", {}),
     ("dpo", "lora", {"rank": 4}),
 )
+OTHERS = (
+    *("bloom", "gptj", "mpt", "falcon", "stablelm"),  # length-bucketed
+    *("qwen2", "opt", "gemma2", "gemma3_text", "mixtral", "qwen2_moe", "phi", "phi3", "olmo2", "cohere"),
+)
 STEPS = 6
 
 
@@ -38,6 +42,7 @@ def build(model, folder, objective, tune, options):
         kind="branches" if objective == "dpo" else "single",
         steps=STEPS,
         save_every=2,
+        keep=3,
         lr=1e-2,
         optimizer="adamw",
         beta1=0.9,
@@ -57,6 +62,8 @@ def live(model, folder, objective, tune, options):
     shutil.copytree(folder / "whole", folder / "resumed")
     for step in range(3, STEPS + 1):
         shutil.rmtree(folder / "resumed" / "checkpoints" / f"step-{step:07d}", ignore_errors=True)
+    assert (folder / "resumed" / "checkpoints" / "step-0000002").is_dir()
+    torch.manual_seed(12345)  # nothing of it may be seen
     resumed = build(model, folder / "resumed", objective, tune, options)
     resumed.run()
     return whole, resumed
@@ -90,6 +97,13 @@ def test_a_family_trains_resumes_merges_reloads_and_generates(saved, tmp_path, f
     assert torch.allclose(logits(newest.model), trained, atol=1e-5 * scale)
     replies = Generator(newest.model, tokenizer).sample([[1, 44, 70], [1, 80]], max_tokens=4)
     assert [len(reply.ids) <= 4 for reply in replies] == [True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "tune", "options"), (LIVES[0], LIVES[-1]))
+@pytest.mark.parametrize("family", OTHERS)
+def test_the_other_families_live_too(saved, tmp_path, family, objective, tune, options):  # noqa: F811
+    test_a_family_trains_resumes_merges_reloads_and_generates(saved, tmp_path, family, objective, tune, options)
 
 
 @pytest.mark.parametrize(("tune", "options"), [("lisa", {"active": 1, "every": 2}), ("prefix", {"length": 4})])
