@@ -60,8 +60,8 @@ def load(
     Args:
         model: what the user calls it; an existing folder is taken before a Hub id.
         dtype: float32, bfloat16, float16 or float64, whatever the file holds.
-        trust: run code that comes with the model; needs `revision` (a 40-hex commit; for a folder the hash of its
-        code).
+        trust: run code that comes with the model named (never with an adapter's base); needs `revision` (a 40-hex
+        commit; for a folder the hash of its code).
         revision: branch, tag or commit of a Hub id.
         offline: True opens no connection; None asks the environment.
         options: more keyword arguments of `from_pretrained`, from a method's `load_options()`.
@@ -72,6 +72,7 @@ def load(
         Unsafe: pickles only, code without trust, or a damaged file.
     """
     place = _place(str(model), dtype, trust, revision, offline)
+    trust = trust and not place.adapters  # the revision pins what was named, not the base that an adapter's file names
     tokenizer = load_tokenizer(place.folder if has_tokenizer(place.folder) else place.base, trust=trust)
     module = load_weights(place.base, dtype=dtype, trust=trust, options=options)
     module.config._name_or_path = place.base_id  # what adapters on it will name as their base

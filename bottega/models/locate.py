@@ -113,7 +113,7 @@ def _on_its_base(name: str, folder: Path, offline: bool, code: bool, bases_left:
     beside = folder / base
     near = beside if not Path(base).is_absolute() and beside.is_dir() else None
     try:
-        below = _locate(str(near or base), config.get("revision"), offline, code, bases_left - 1)
+        below = _locate(str(near or base), config.get("revision"), offline, False, bases_left - 1)
     except UserError as error:
         raise type(error)(f"the base of the adapter {folder}: {error}") from None
     return replace(below, name=name, adapters=(*below.adapters, folder))

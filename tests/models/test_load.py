@@ -86,6 +86,13 @@ def test_code_that_comes_with_a_model_runs_only_with_trust_and_its_hash(own, tmp
         load(own, trust=True, revision=safety.code_hash(tmp_path / "nowhere"))
 
 
+def test_trust_in_an_adapter_is_no_trust_in_the_base_that_it_names(own, tmp_path):
+    method("lora", rank=2).attach(load(own).model).save(tmp_path / "adapter")
+    change(own / "config.json", auto_map={"AutoConfig": "evil.Config"})
+    with pytest.raises(Unsafe, match="auto_map"):
+        load(tmp_path / "adapter", trust=True, revision=safety.code_hash(tmp_path / "adapter"))
+
+
 def test_the_tokenizer_of_a_published_model_loads(shared_data):
     folder = shared_data("tokenizers/granite-7b-lab")
     tokenizer = load_tokenizer(folder)
