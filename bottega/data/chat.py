@@ -17,7 +17,7 @@ from typing import Any
 
 from bottega.core.errors import UserError
 from bottega.core.templates import MAX_SOURCE, Refused
-from bottega.core.types import Conversation, Tokens, Turn, Where
+from bottega.core.types import Conversation, Tokens, Turn
 from bottega.data.sources import Problem
 from bottega.data.spans import Chat, Jinja, Message, Span, learn, render, split_thinking
 from bottega.data.templates import NAMED
@@ -382,10 +382,3 @@ def text_tokens(texts: Sequence[str], tokenizer: Any) -> list[Tokens]:
             ids = [*ids, eos]
         rows.append(Tokens(ids, [0.0] + [1.0] * (len(ids) - 1) if ids else []))
     return rows
-
-
-def where_of(sample: Any) -> Where:
-    """The place of a sample or problem."""
-    where = sample.where
-    assert isinstance(where, Where)
-    return where

@@ -25,7 +25,10 @@ SHARES = {"train": 0.9, "validation": 0.1}
 
 
 def text_of(item: Any) -> str:
-    """The words by which two rows are compared: texts of a sample or record, ids of a Row."""
+    """The words by which two rows are compared: texts of a sample or record, ids of a Row.
+
+    System turns are left out: rows that share a long one are not alike for that.
+    """
     if isinstance(item, Document):
         return item.text
     if isinstance(item, Conversation):
@@ -40,14 +43,16 @@ def text_of(item: Any) -> str:
 
 
 def _said(turns: Sequence[Turn]) -> str:
-    return "\n".join(turn.content for turn in turns)
+    return "\n".join(turn.content for turn in turns if turn.role != "system")
 
 
 def _texts(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
-        return [text for key, inner in value.items() if key not in ("role", "from") for text in _texts(inner)]
+        if "system" in (value.get("role"), value.get("from")):
+            return []
+        return [text for key, inner in value.items() if key not in ("role", "from", "system") for text in _texts(inner)]
     if isinstance(value, list | tuple):
         return [text for inner in value for text in _texts(inner)]
     return [str(value)] if isinstance(value, int | float) else []

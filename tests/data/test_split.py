@@ -67,6 +67,12 @@ def test_no_near_duplicate_lies_across_parts(seed, count):
             assert jaccard(shingles(one["text"]), shingles(other["text"])) < 0.8
 
 
+def test_rows_that_share_a_long_system_turn_are_not_alike_for_that():
+    shared = {"role": "system", "content": sentence(0, 300)}
+    talks = [{"messages": [shared, {"role": "user", "content": sentence(n, 12)}]} for n in range(1, 21)]
+    assert len(split(talks, seed=0)["validation"]) == 2
+
+
 def test_the_same_seed_gives_the_same_split_and_another_seed_another():
     given_rows = rows(100)
     assert split(given_rows, seed=1) == split(given_rows, seed=1)
