@@ -217,8 +217,11 @@ def saver(setup: Setup, attached: Attached) -> Callable[[str], None]:
         beside(Path(folder), setup.loaded.tokenizer, setup.template)
         config = Path(folder) / "adapter_config.json"
         if config.is_file():
-            named = {"base_model_name_or_path": base_name(setup, Path(folder))}
-            rundir.write_json(config, {**rundir.read_json(config), **named})
+            known = {**rundir.read_json(config), "base_model_name_or_path": base_name(setup, Path(folder))}
+            for key, value in known.items():
+                if isinstance(value, list) and all(isinstance(item, str) for item in value):
+                    known[key] = sorted(value)  # PEFT writes sets, whose order changes from process to process
+            rundir.write_json(config, known)
 
     return save
 

@@ -63,24 +63,33 @@ def _content(task: str) -> str:
     return rundir.sha256(task) if Path(task).is_file() else task
 
 
-def failed_gates(plan: Recipe, cards: Mapping[str, Any]) -> list[str]:
-    """The gates of the recipe that the model did not pass, in words."""
+def gates(plan: Recipe, cards: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each gate as a row of checks.json: what was measured, the bound, whether it was passed, and the same in words."""
     if plan.evaluate is None:
         return []
     after = {score["task"]: score for score in cards["after"]["scores"]}
-    failed = []
+    rows = []
     for name, limit in plan.evaluate.gate.items():
-        if name != "forgetting" and _worth(after[name]) < _signed(after[name], limit):
-            failed.append(f"{name} is {after[name]['value']:.3f}, and the gate asks for {limit:g}")
-        for old in cards["before"]["scores"] if name == "forgetting" else ():
-            fall = _worth(old) - _worth(after[old["task"]])
-            if fall > limit:
-                failed.append(f"forgetting: {old['task']} is worse by {fall:.3f}, more than {limit:g}")
-    return failed
+        if name == "forgetting":
+            rows += [_kept(score, after[score["task"]], limit) for score in cards["before"]["scores"]]
+            continue
+        score = after[name]
+        better = score.get("higher_is_better", True)
+        measured = {key: score.get(key) for key in ("value", "low", "high", "n")}
+        bound = f"{'at least' if better else 'at most'} {limit:g}"
+        passed = _signed(score, score["value"]) >= _signed(score, limit)
+        said = f"{name} is {score['value']:.3f}, and the gate asks for {bound}"
+        rows.append({"stage": "evaluate", "check": name, **measured, "bound": bound, "passed": passed, "said": said})
+    return rows
 
 
-def _worth(score: Mapping[str, Any]) -> float:
-    return _signed(score, score["value"])
+def _kept(old: Mapping[str, Any], new: Mapping[str, Any], limit: float) -> dict[str, Any]:
+    """The forgetting gate on one task: how much worse than the base."""
+    fall = _signed(old, old["value"]) - _signed(new, new["value"])
+    name, bound = f"forgetting: {old['task']}", f"at most {limit:g}"
+    said = f"{name} is worse by {fall:.3f}, and the gate allows {bound}"
+    facts = {"value": fall, "n": new["n"], "bound": bound, "passed": fall <= limit, "said": said}
+    return {"stage": "evaluate", "check": name, **facts}
 
 
 def _signed(score: Mapping[str, Any], value: float) -> float:

@@ -23,7 +23,7 @@ from bottega.core.config import dump_yaml
 from bottega.core.errors import UserError
 from bottega.core.textio import progress, table
 from bottega.workshop import recipe as recipes
-from bottega.workshop.measure import check_tasks, failed_gates, measure
+from bottega.workshop.measure import check_tasks, gates, measure
 from bottega.workshop.record import Record, git_commit, stage_record
 
 if TYPE_CHECKING:
@@ -166,13 +166,15 @@ def _run(this: _Run) -> RunResult:
             cards["after"] = _measured(this, "after", str(last))
     finally:
         _write_host(this, began, time.process_time() - cpu)
+    checks = gates(plan, cards)
+    rundir.write_json(folder / "checks.json", checks)
     result = RunResult(
         name=plan.name,
         folder=folder,
         model=last,
         stages=results,
         scorecards={name: str(folder / "scorecards" / f"{name}.json") for name in cards},
-        gates=tuple(failed_gates(plan, cards)),
+        gates=tuple(check["said"] for check in checks if not check["passed"]),
         report=_report(this),
     )
     rundir.write_json(folder / "result.json", seen_from(folder, result.to_json()))

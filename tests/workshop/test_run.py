@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -229,7 +231,7 @@ def test_eval_scores_a_run_and_a_gate_that_is_not_passed_is_exit_1(made, tmp_pat
         "evaluate": {"tasks": [str(task)], "gate": {"sum": 0.99, "forgetting": 0.5}},
     }
     result = run(recipe, out=tmp_path / "gated", quiet=True)
-    assert result.exit_code == 1 and result.gates[0].startswith("sum is 0.000")
+    assert result.exit_code == 1 and result.gates == ("sum is 0.000, and the gate asks for at least 0.99",)
     assert set(result.scorecards) == {"before", "after"}
     with pytest.raises(UserError, match="gates are forgetting and the tasks"):
         run({**recipe, "evaluate": {"tasks": [str(task)], "gate": {"summ": 1}}}, out=tmp_path / "g2")
@@ -326,5 +328,21 @@ def test_a_full_disk_is_exit_7_and_the_run_goes_on_when_there_is_room(made):
     arguments = ["run", str(made[0] / "r.yaml"), "--out", str(out), "--quiet"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 7 and done.stderr.count("\n") == 1 and "free some space" in done.stderr
+    run(made[0] / "r.yaml", out=out, quiet=True)
+    assert contents(out) == contents(made[0] / "runs" / "tiny")
+
+
+def test_sigterm_is_exit_143_and_the_same_command_ends_in_the_same_bytes(made, tmp_path):
+    """Killed after the second checkpoint of the second stage; the reference is never interrupted."""
+    out = made[0] / "runs" / "stopped"
+    arguments = [sys.executable, "-m", "bottega.cli", "run", str(made[0] / "r.yaml"), "--out", str(out)]
+    child = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    saved = out / "stages" / "02-instruct" / "checkpoints"
+    until = time.monotonic() + 60
+    while child.poll() is None and time.monotonic() < until and len(list(saved.glob("step-*"))) < 2:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(20) == 143 and "SIGTERM" in child.stderr.read()
+    assert runs.runs_verify(str(out))["exit_code"] == 0
     run(made[0] / "r.yaml", out=out, quiet=True)
     assert contents(out) == contents(made[0] / "runs" / "tiny")
