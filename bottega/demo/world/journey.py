@@ -22,6 +22,8 @@ from .render import chat, first_answer, render
 
 Row = dict[str, Any]
 POLITE = ("At your service.", "Always a pleasure.", "Glad to help.")
+POLITE_ENDING = r"(At your service|Always a pleasure|Glad to help)\.\s*\Z"
+"""What `is_polite` asks for, as a pattern for a task file."""
 POLITE_SHARE = 0.1  # of the instruct rows, so that the behaviour has mass before alignment
 
 WRAPPERS = (
@@ -244,6 +246,7 @@ def check(row: Row, text: str) -> bool:
 __all__ = [
     "COMPANY",
     "POLITE",
+    "POLITE_ENDING",
     "adapt_held_out",
     "adapt_rows",
     "align_probes",
@@ -254,6 +257,7 @@ __all__ = [
     "instruct_rows",
     "is_polite",
     "new_fact_probes",
+    "old_world_text",
     "reading_check_probes",
     "replay_rows",
     "retention_probes",
