@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
+import numpy as np
+
 from bottega.core.errors import UserError
 from bottega.core.types import Conversation, Document, Labelled, Preference, Row, Sample, Tokens, Turn
 from bottega.data.chat import Encoded, Template, encode_many, text_tokens, uses_bos
@@ -61,7 +63,7 @@ def rows(
     """Rows to train on and the account of what was read.
 
     Args:
-        template: None means the tokenizer's own.
+        template: None means the tokenizer's own. Ids and weights of the rows are int32 and float32 arrays.
         kind: `text` (all but the first token train), `chat` (masked), `preference` (shared prefix, chosen and
             rejected).
         max_tokens: the most ids of a row (of a prefix with one branch, for preferences), at least 2.
@@ -80,7 +82,7 @@ def rows(
     for row in iterate(samples, tokenizer, bound, plan=plan, ledger=ledger):
         made.append(row)
     tokens = sum(row.num_tokens for row in made)
-    trained = sum(sum(w > 0 for w in branch.trains) for row in made for branch in row.branches)
+    trained = sum(int(np.count_nonzero(branch.trains)) for row in made for branch in row.branches)
     return made, ledger.close(taken=len(made), tokens=tokens, trained=trained)
 
 
@@ -95,8 +97,15 @@ def iterate(
     index = 0
     for sample, answer in encoded(samples, tokenizer, template, plan=plan, ledger=ledger):
         for prefix, branches, extras in fitted(sample, answer, tokenizer, plan=plan, ledger=ledger):
-            yield Row(index=index, prefix=prefix, branches=branches, extras=extras)
+            yield Row(index=index, prefix=compact(prefix), branches=tuple(map(compact, branches)), extras=extras)
             index += 1
+
+
+def compact(tokens: Tokens) -> Tokens:
+    """The same tokens as arrays (int32 ids, float32 weights): 8 bytes a token where lists take about 40."""
+    ids: Any = np.asarray(tokens.ids, dtype=np.int32)
+    trains: Any = np.asarray(tokens.trains, dtype=np.float32)
+    return Tokens(ids, trains)
 
 
 def encoded(

@@ -39,7 +39,7 @@ def bad(row: int, file: str = "f.jsonl") -> Problem:
 def test_a_text_row_has_bos_text_and_eos_and_trains_all_but_the_first(tokenizer):
     (row,), intake = rows([Document(text="ab")], tokenizer, kind="text", max_tokens=10)
     assert tokenizer.decode(row.branches[0].ids) == "<s>ab</s>"
-    assert row.branches[0].trains == [0.0, 1.0, 1.0, 1.0] and not row.prefix.ids
+    assert row.branches[0].trains.tolist() == [0.0, 1.0, 1.0, 1.0] and not len(row.prefix.ids)
     assert (intake.tokens, intake.trained) == (4, 3)
 
 
@@ -193,7 +193,10 @@ def test_indices_count_rows_and_the_same_data_gives_the_same_rows(tokenizer):
     given = [chat("a" * n, n) for n in range(1, 60)]
     first, _ = rows(given, tokenizer, CHATML, max_tokens=50, over_length="split")
     again, _ = rows(given, tokenizer, CHATML, max_tokens=50, over_length="split")
-    assert [row.index for row in first] == list(range(len(first))) and first == again
+    assert [row.index for row in first] == list(range(len(first)))
+    assert [[b.ids.tolist() for b in r.branches] for r in first] == [
+        [b.ids.tolist() for b in r.branches] for r in again
+    ]
 
 
 @pytest.mark.parametrize(
@@ -222,4 +225,4 @@ def test_real_files_become_rows(shared_data, tokenizer):
     )
     assert intake.read == 1200 and intake.bad == {"no answer after what both sides share": 4}
     assert intake.taken == len(made) == 1196 - sum(intake.dropped.values())
-    assert all(row.prefix.ids and any(branch.trains) for row in made for branch in row.branches)
+    assert all(len(row.prefix.ids) and any(branch.trains) for row in made for branch in row.branches)
