@@ -17,9 +17,13 @@ from transformers.cache_utils import Cache
 
 from bottega.core.types import Inputs
 
+GROWTH = 32
+"""Slots by which room grows on CPU: attention over a view with 42 empty slots behind 150 took 1.0 ms, with 10 0.8, with
+none 0.7 (64 rows, 2 heads of 32, one AMD EPYC core); growing by concatenation costs 0.5 a step, this a 32nd of it."""
+
 
 class StaticKV(Cache):
-    """Keys and values in tensors made once a batch; a step writes in place and hands out views.
+    """Keys and values in tensors made ahead of need; a step writes in place and hands out views.
 
     Call `begin(T)` before each forward over T new positions. Slots at and after `end` hold nothing yet.
     """
@@ -41,19 +45,26 @@ class StaticKV(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Write (B, N, T, H) of a layer; returns all of the layer so far, (B, N, end, H)."""
-        if layer_idx not in self._keys:
-            self._keys[layer_idx] = self._room(key_states, layer_idx, 0)
+        keys = self._keys.get(layer_idx)
+        if keys is None or keys.shape[2] < self.end:
+            self._keys[layer_idx] = keys = self._room(key_states, layer_idx, 0)
             self._values[layer_idx] = self._room(value_states, layer_idx, 1)
-        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        values = self._values[layer_idx]
         num_new = self.end - self.start
         keys.narrow(2, self.start, num_new).copy_(key_states)
         values.narrow(2, self.start, num_new).copy_(value_states)
         return keys.narrow(2, 0, self.end), values.narrow(2, 0, self.end)
 
     def _room(self, states: Tensor, layer: int, which: int) -> Tensor:
+        """Room for the slots up to `end`, rounded up, with what was there before."""
         num_rows, num_heads, _, head_size = states.shape
-        room = states.new_empty((num_rows, num_heads, self.num_slots, head_size))
-        if self._inputs is not None and self._inputs.num_prefix:
+        step = GROWTH if states.device.type == "cpu" else self.num_slots
+        num_slots = min(self.num_slots, -(-self.end // step) * step)
+        room = states.new_empty((num_rows, num_heads, num_slots, head_size))
+        old = (self._keys, self._values)[which].get(layer)
+        if old is not None:
+            room.narrow(2, 0, self.start).copy_(old.narrow(2, 0, self.start))
+        elif self._inputs is not None and self._inputs.num_prefix:
             room[:, :, : self._inputs.num_prefix] = self._inputs.prefix_kv(layer)[which].to(states.dtype)
         return room
 

@@ -161,4 +161,4 @@ def choose(
         ids_B = drawn_B if ids_BK is None else ids_BK.gather(1, drawn_B[:, None]).squeeze(1)
     if not settings.logps:
         return ids_B, None
-    return ids_B, scaled_BV.gather(1, ids_B[:, None]).squeeze(1) - torch.logsumexp(scaled_BV, -1)
+    return ids_B, torch.log_softmax(scaled_BV, -1).gather(1, ids_B[:, None]).squeeze(1)

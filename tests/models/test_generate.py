@@ -1,6 +1,6 @@
 """Generation: the same text as transformers', alone or in a batch, and every way a reply can end.
 
-Left out: speed (benchmarks/). Models are tiny and random, so greedy text is compared only where the two best logits are apart.
+Left out: speed (benchmarks/). Models are tiny and random, so greedy text is compared only where the two best logits differ.
 """
 
 from __future__ import annotations
@@ -255,3 +255,18 @@ def test_sync_takes_over_weights_by_name_and_counts_the_version(load, tmp_path):
     assert generator.sample(PROMPTS, max_tokens=4) == expected
     with pytest.raises(UserError, match="'nothing' is not in the model"):
         generator.sync([("nothing", torch.zeros(1))])
+
+
+def test_a_cache_that_grows_while_rows_end_and_leave_gives_the_models_own_log_probabilities(load):
+    """Prompts of 1 to 7 tokens, replies of up to 80: room grows at 32, 64 and 96 slots; twelve tokens end a row."""
+    model, tokenizer = load("mistral")
+    options = {"max_tokens": 80, "temperature": 1.0, "seed": 8, "stop_ids": range(12)}
+    replies = Generator(model, tokenizer).sample([p for p in PROMPTS for _ in range(3)], **options)
+    lengths = {len(reply.ids) for reply in replies}
+    assert max(lengths) > 64 and min(lengths) < 20, "some rows leave early, some stay"
+    for number, reply in enumerate(replies):
+        prompt = PROMPTS[number // 3]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*prompt, *reply.ids]])).logits[0, len(prompt) - 1 : -1].float()
+        expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(reply.ids)[:, None])[:, 0]
+        assert torch.allclose(torch.tensor(reply.logps), expected, atol=2e-4)
