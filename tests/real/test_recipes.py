@@ -1,0 +1,36 @@
+"""Every recipe of recipes/ parses, says what it needs and what it gives, and the general ones run as they are typed.
+
+Left out: the runs on real inputs (test_real_inputs.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from bottega import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+HEAD = ("Command:", "Data:", "Hardware:", "Time:", "Score:")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_a_recipe_parses_and_plans(path, shared_data, capsys):
+    if found := re.search(r"shared/data/(\S+)", path.read_text()):
+        shared_data(found[1])
+    assert cli.door(["run", str(path), "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["name"] == path.stem and plan["model"] == "garzone" and plan["stages"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_a_recipe_s_head_says_its_command_hardware_time_and_score_with_a_date(path):
+    comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    lines = {word: line for word in HEAD for line in comment if line.startswith(f"# {word}")}
+    assert set(lines) == set(HEAD), path
+    assert f"bottega run recipes/{path.name}" in lines["Command:"]
+    assert all(line.split(":", 1)[1].strip() for line in lines.values())
