@@ -1,0 +1,58 @@
+"""The benchmark's command itself: our side on a toy, the page it writes, and the sums behind its ratios."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    whole = [sys.executable, str(ROOT / "benchmarks" / "cpu_sft.py"), *arguments]
+    return subprocess.run(whole, capture_output=True, text=True, timeout=170)
+
+
+def test_a_quick_run_of_our_side_writes_the_page_and_the_numbers(shared_data, tmp_path):
+    data = shared_data("gsm8k") / "train.jsonl"
+    done = command(
+        "--quick", "--data", str(data), "--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (page,) = (tmp_path / "results").glob("*-cpu-sft-quick.md")
+    (numbers,) = (tmp_path / "results").glob("*-cpu-sft-quick.json")
+    assert "| **Bottega" in page.read_text() and "tokens per CPU s" in page.read_text()
+    report = json.loads(numbers.read_text())
+    side = report["results"]["full"]["bottega"]
+    assert side["steps"] == 1 and side["peak_mb"] > 50
+    assert 0 < side["held_out_loss"] < 7  # ln 512 = 6.24 for a random guess
+    assert (
+        abs(side["tokens_per_cpu_s"] * side["cpu_s"] - report["workload"]["tokens"])
+        < 1e-6 * report["workload"]["tokens"]
+    )
+
+
+def test_missing_data_is_named_with_the_option_that_mends_it(tmp_path):
+    done = command("--quick", "--data", str(tmp_path / "none.jsonl"))
+    assert done.returncode != 0
+    assert (
+        done.stderr.strip().splitlines()[-1].endswith("none.jsonl is not there: name GSM8K's train.jsonl with --data")
+    )
+
+
+def test_a_failed_peer_is_named_with_its_error_and_goals_are_judged_on_medians():
+    """Ours takes 2, 4, 3 s for 300 tokens: median 3, so 100 tokens/s; TRL 6 s: 50, a ratio of 2 against the goal of 1.7."""
+    code = (
+        "import sys; sys.path.insert(0, 'benchmarks/sft'); import table\n"
+        "run = lambda s, mb: dict(train_cpu_s=s, peak_mb=mb, before_mb=1, before_cpu_s=1, held_out_loss=6.5, steps=8, setting='x', versions={})\n"
+        "sides = {'bottega': table.summary([run(2, 10), run(4, 10), run(3, 10)], 300), 'trl': table.summary([run(6, 9)], 300),"
+        " 'litgpt': {'error': 'no wheel'}}\n"
+        "titles = dict(bottega='Bottega', trl='TRL', litgpt='litgpt')\n"
+        "print('\\n'.join(table.lines('Full', sides, titles, 'bottega') + table.goals(sides, titles, 'bottega')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "3.00 (2.00 to 4.00) | 100 |" in done.stdout
+    assert "failed: no wheel" in done.stdout
+    assert "2.00x TRL (goal 1.7x): met" in done.stdout
+    assert "peak memory 10 MB against TRL's 9: missed" in done.stdout
