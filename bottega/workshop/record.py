@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bottega.core import rundir
+from bottega.core import rundir, table
 from bottega.core.config import plain
 from bottega.core.errors import Mismatch
 from bottega.data.sources import find
-from bottega.workshop.recipe import Part, Recipe, Stage, without_none
+from bottega.models.methods import METHODS
+from bottega.train.objectives import OBJECTIVES
+from bottega.workshop.recipe import LOOP, Part, Recipe, Stage, without_none
 
 FREE = ("keep", "save_every", "samples", "allow_loss", "self_check")
 """Keys of a stage that change nothing of what is trained; `eval_every` does where a run may stop early."""
@@ -70,13 +72,17 @@ def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]
     return [] if old == new else [(key, old, new)]
 
 
-def data_changes(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which files differ between two fingerprints, in words."""
-    before = {file["name"]: file["sha256"] for part in old for file in part.get("files", ())}
-    after = {file["name"]: file["sha256"] for part in new for file in part.get("files", ())}
-    said = [f"{name} changed" for name in before if name in after and before[name] != after[name]]
-    said += [f"{name} is gone" for name in before if name not in after]
-    return said + [f"{name} is new" for name in after if name not in before]
+def is_default(stage: Mapping[str, Any], key: str, value: Any) -> bool:
+    """Whether `key` of a stage's record holds its default: a setting that came with a later version changes nothing."""
+    head, _, name = key.rpartition(".")
+    if not head:
+        return key in LOOP and LOOP[key] == value
+    if head not in ("objective.options", "method.options"):
+        return False
+    kind = head.partition(".")[0]
+    chosen = stage[kind]["name"]
+    known = table.options(OBJECTIVES[chosen].function if kind == "objective" else METHODS[chosen])
+    return name in known and plain(known[name].default) == value
 
 
 class Record:
@@ -110,7 +116,8 @@ class Record:
         old = self.data["stages"].get(stage)
         if old is not None:
             identities = [key for key in IDENTITIES if key not in new]
-            self._settle(stage, differences({k: v for k, v in old.items() if k not in identities}, dict(new)))
+            found = differences({k: v for k, v in old.items() if k not in identities}, dict(new))
+            self._settle(stage, [one for one in found if not (one[1] is None and is_default(new, one[0], one[2]))])
 
     def check(self, stage: str, new: Mapping[str, Any]) -> None:
         """`compare`, then record it.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from bottega.core import rundir
 from bottega.core.config import dump_yaml
 from bottega.core.errors import UserError
 from bottega.core.textio import progress, table
+from bottega.models import locate, safety
 from bottega.workshop import recipe as recipes
 from bottega.workshop.measure import check_tasks, gates, measure
 from bottega.workshop.record import Record, git_commit, stage_record
@@ -105,6 +107,9 @@ def run(
         plan = recipes.allow_loss(plan, allow_loss)
     folder = Path(out) if out is not None else Path("runs") / plan.name
     check_tasks(plan)
+    _check_base(plan.model, trust_code)
+    if (folder / "stages").is_dir():
+        safety.refuse_pickles(folder / "stages")
     if dry_run:
         return _plan(plan, folder, allow_change)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -137,6 +142,14 @@ def run_text(result: RunResult | dict[str, Any]) -> str:
     return "\n".join(line for line in lines if line)
 
 
+def _check_base(model: str, trust: str | None) -> None:
+    """A local model that is not there, or not safe to open, is refused before anything heavy is imported."""
+    if model == "garzone" or Path(model).expanduser().is_dir() or model.startswith((".", "/", "~")):
+        place = locate.locate(model)
+        safety.check_configs(place.base, trust=trust is not None)
+        safety.weight_files(place.base)
+
+
 def folder_of(run_folder: Path, number: int, stage: Stage) -> Path:
     """stages/01-adapt, stages/02-instruct ..."""
     return run_folder / "stages" / f"{number + 1:02d}-{stage.name}"
@@ -155,7 +168,7 @@ def _run(this: _Run) -> RunResult:
         if stage.name in this.record.data["stages"]:
             this.record.check(stage.name, stage_record(stage, plan.seed))
     rundir.atomic_write(folder / "recipe.yaml", dump_yaml(recipes.to_plain(plan, folder.absolute())))
-    rundir.write_json(folder / "environment.json", {**rundir.environment(), **git_commit()})
+    _write_environment(folder)
     cards: dict[str, Any] = {}
     try:
         if plan.evaluate is not None and plan.evaluate.before:
@@ -166,6 +179,7 @@ def _run(this: _Run) -> RunResult:
             cards["after"] = _measured(this, "after", str(last))
     finally:
         _write_host(this, began, time.process_time() - cpu)
+    _write_environment(folder)
     checks = gates(plan, cards)
     rundir.write_json(folder / "checks.json", checks)
     result = RunResult(
@@ -183,6 +197,15 @@ def _run(this: _Run) -> RunResult:
 
         notify(plan.notify, result.to_json(), this.note)
     return result
+
+
+def _write_environment(folder: Path) -> None:
+    """environment.json: packages, the code's commit, and torch's threads where this session has trained."""
+    path = folder / "environment.json"
+    old = rundir.read_json(path) if path.is_file() else {}
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch is not None else old.get("torch_threads")
+    rundir.write_json(path, {**rundir.environment(), **git_commit(), "torch_threads": threads})
 
 
 def _stage(this: _Run, number: int) -> dict[str, Any]:

@@ -342,7 +342,63 @@ def test_sigterm_is_exit_143_and_the_same_command_ends_in_the_same_bytes(made, t
     while child.poll() is None and time.monotonic() < until and len(list(saved.glob("step-*"))) < 2:
         time.sleep(0.02)
     child.send_signal(signal.SIGTERM)
-    assert child.wait(20) == 143 and "SIGTERM" in child.stderr.read()
+    said = child.communicate(timeout=60)[1]
+    assert child.returncode == 143 and "SIGTERM" in said, said
     assert runs.runs_verify(str(out))["exit_code"] == 0
     run(made[0] / "r.yaml", out=out, quiet=True)
     assert contents(out) == contents(made[0] / "runs" / "tiny")
+
+
+def test_a_pickle_in_a_run_folder_is_refused_before_it_is_gone_on_with(copied):
+    state = copied / "runs" / "tiny" / "stages" / "01-adapt" / "checkpoints"
+    (next(state.glob("step-*")) / "state" / "optimizer.pt").write_bytes(b"x")
+    with pytest.raises(Unsafe, match="not opened"):
+        run(copied / "r.yaml", out=copied / "runs" / "tiny", quiet=True)
+
+
+def test_a_setting_that_came_with_a_later_version_changes_nothing(copied):
+    path = copied / "runs" / "tiny" / "run.json"
+    record = json.loads(path.read_text())
+    del record["stages"]["adapt"]["clip"], record["stages"]["align"]["objective"]["options"]["label_smoothing"]
+    path.write_text(json.dumps(record))
+    run(copied / "r.yaml", out=copied / "runs" / "tiny", quiet=True)
+    with pytest.raises(Mismatch, match=r"align\.objective\.options\.label_smoothing: 0\.0 -> 0\.1"):
+        run(copied / "r.yaml", ["align.objective.label_smoothing=0.1"], out=copied / "runs" / "tiny", quiet=True)
+
+
+def test_a_local_model_that_cannot_be_opened_is_refused_before_torch_is_imported(made, tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        f"name: x\nmodel: ./nowhere\nstages:\n  - s: {{objective: sft, data: {made[0] / 'chats.jsonl'}}}\n"
+    )
+    code = "import sys; from bottega.cli import door; c = door(['run', 'r.yaml']); print(c, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split() == ["2", "False"] and "nowhere" in done.stderr
+
+
+def test_the_webhook_is_told_and_the_secret_stays_out_of_the_folder(made, tmp_path, monkeypatch):
+    import http.server
+    import threading
+
+    told = []
+
+    class Hook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            told.append((self.headers["Authorization"], body))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HOOK_TOKEN", "canary-4711")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    whom = {"url": f"http://127.0.0.1:{server.server_port}/", "token": "${env:HOOK_TOKEN}"}
+    run(_with(made, notify=whom), out=tmp_path / "out", quiet=True)
+    server.shutdown()
+    server.server_close()
+    assert told[0][0] == "Bearer canary-4711" and told[0][1]["name"] == "x"
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or b"canary-4711" not in path.read_bytes(), path
