@@ -1,6 +1,6 @@
 """Generation: the same text as transformers', alone or in a batch, and every way a reply can end.
 
-Left out: speed (benchmarks/). Models are tiny and random: greedy text is compared only where the two best logits differ.
+Left out: speed (benchmarks/). Models are tiny, random: greedy text is compared only where the two best logits differ.
 """
 
 from __future__ import annotations
