@@ -17,6 +17,7 @@ import os
 import selectors
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -160,7 +161,8 @@ def render_many(
         return [_render_one(template, row) for row in rows]
     texts: list[str | Refused] = []
     for batch in _batches(rows):
-        texts += _worker().render(source, batch, cpu_s)
+        with _LOCK:  # one question at a time: threads share the worker
+            texts += _worker().render(source, batch, cpu_s)
     return texts
 
 
@@ -294,6 +296,7 @@ def _ignoring_broken_pipe() -> Iterator[None]:
 
 
 _WORKERS: dict[int, _Worker] = {}
+_LOCK = threading.Lock()
 
 
 def _worker() -> _Worker:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -74,6 +75,14 @@ def test_the_worker_is_one_process_for_many_batches_and_is_ended_on_request():
     assert templates._WORKERS[os.getpid()].process is first
     templates.close_worker()
     assert first.poll() is not None
+
+
+def test_threads_that_share_the_worker_get_their_own_answers():
+    def ask(name: str) -> list:
+        return [render("{{ n }}", {"n": f"{name}{i}"}, trusted=False) for i in range(50)]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, "abcd")) == [[f"{name}{i}" for i in range(50)] for name in "abcd"]
 
 
 def test_the_worker_does_not_see_this_process_environment(monkeypatch):

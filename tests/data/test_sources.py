@@ -6,6 +6,8 @@ Left out: what the records mean (test_formats.py).
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -66,21 +68,26 @@ def test_a_parquet_file_that_is_none_is_a_problem(write):
     assert "not a readable parquet file" in records(write("a.parquet", b"PAR1 nothing"))[0].reason
 
 
-def test_a_missing_package_is_named_with_the_command_that_installs_it(write):
-    """In a process whose pyarrow cannot be imported."""
-    import subprocess
-    import sys
-
-    path = write("a.parquet", b"PAR1")
+@pytest.mark.parametrize(
+    ("name", "module", "package", "extra"),
+    [
+        ("a.parquet", "pyarrow", "pyarrow", "data"),
+        ("a.pdf", "pypdf", "pypdf", "docs"),
+        ("a.docx", "docx", "python-docx", "office"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_command_that_installs_it(write, name, module, package, extra):
+    """In a process where it cannot be imported."""
+    path = write(name, b"PAR1")
     code = (
-        "import sys; sys.modules['pyarrow'] = None\n"
+        f"import sys; sys.modules[{module!r}] = None\n"
         "from bottega.data.sources import read\n"
         "from bottega.core.errors import UserError\n"
         f"try: list(read({str(path)!r}))\n"
         "except UserError as error: print(error)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out == "reading a.parquet needs pyarrow; install it with: pip install 'bottega[data]'\n"
+    assert out == f"reading {name} needs {package}; install it with: pip install 'bottega[{extra}]'\n"
 
 
 def test_an_empty_file_is_refused(write):
