@@ -35,9 +35,11 @@ NEEDED = {
     "kl": 4.0,
     "lost": 0.05,
 }
-"""The bounds: perplexity before / after on the company's documents, after / before on old-world text; shares; KL in nats
-an answer, of the aligned model from the one before; old-world questions lost since the base."""
+"""The bounds: perplexity before / after on the company's documents, after / before on old-world text; shares; KL in
+nats an answer, of the aligned model from the one before; old-world questions lost."""
 REPLY_TOKENS = 48
+Pair = tuple[list[int], list[int]]
+"""Ids of a prompt, and of an answer sampled to it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +71,7 @@ class Measured:
     """A scorecard, and the sampled answers (prompt ids, reply ids) that the KL is taken on."""
 
     card: Scorecard
-    sampled: tuple[tuple[list[int], list[int]], ...]
+    sampled: tuple[Pair, ...]
 
 
 def measure(model: str, tasks: Path, *, seed: int, name: str) -> Measured:
@@ -91,7 +93,7 @@ def measure(model: str, tasks: Path, *, seed: int, name: str) -> Measured:
     return Measured(card=Scorecard(model=name, seed=seed, scores=(*card.scores, score)), sampled=sampled)
 
 
-def _polite(engine: Engine, path: Path, seed: int) -> tuple[Score, tuple[tuple[list[int], list[int]], ...]]:
+def _polite(engine: Engine, path: Path, seed: int) -> tuple[Score, tuple[Pair, ...]]:
     """The share of answers, sampled at temperature 1, that end in a polite form; and the answers."""
     from bottega.evals.engine import end_of_turn
     from bottega.evals.runner import ItemScore, Score
@@ -112,7 +114,7 @@ def _polite(engine: Engine, path: Path, seed: int) -> tuple[Score, tuple[tuple[l
         stop=strings,
         logps=False,
     )
-    values = [scorer(reply._replace(text=reply.text.strip()), item.record["answer"]) for item, reply in zip(questions, replies)]
+    values = [scorer(reply, item.record["answer"]) for item, reply in zip(questions, replies)]
     found = intervals.mean(values, seed=seed)
     kept = [
         ItemScore(key=item.key, value=value, prompt=text, reply=reply.text, stopped=reply.finish == "stop")
@@ -133,9 +135,9 @@ def _polite(engine: Engine, path: Path, seed: int) -> tuple[Score, tuple[tuple[l
     return score, tuple((prompt, list(reply.ids)) for prompt, reply in zip(prompts, replies))
 
 
-def divergence(policy: str, reference: str, sampled: Sequence[tuple[list[int], list[int]]], *, seed: int) -> intervals.Interval:
-    """KL(policy || reference) in nats an answer: the mean, over answers sampled from the policy at temperature 1, of the
-    sum over their tokens of log policy - log reference.
+def divergence(policy: str, reference: str, sampled: Sequence[Pair], *, seed: int) -> intervals.Interval:
+    """KL(policy || reference) in nats an answer: the mean, over answers sampled from the policy at temperature 1, of
+    the sum over their tokens of log policy - log reference.
     """
     from bottega.evals.engine import Engine
     from bottega.models.load import load
@@ -156,8 +158,10 @@ def divergence(policy: str, reference: str, sampled: Sequence[tuple[list[int], l
 # ---- verdicts
 
 
-def judge(stage: str, before: Scorecard, after: Scorecard, base: Scorecard, kl: intervals.Interval | None) -> list[Check]:
-    """The checks of a stage from the scorecards before it, after it and of the base."""
+def judge(
+    stage: str, before: Scorecard, after: Scorecard, base: Scorecard, kl: intervals.Interval | None = None
+) -> list[Check]:
+    """The checks of a stage from the scorecards before it, after it and of the base; `kl` for align."""
     made = {"adapt": _adapt, "task": _task, "instruct": _instruct, "align": _align}[stage](before, after)
     if stage == "align":
         assert kl is not None
@@ -184,9 +188,9 @@ def ratio(before: Score, after: Score, *, seed: int) -> intervals.Interval:
 def _adapt(before: Scorecard, after: Scorecard) -> list[Check]:
     rise = ratio(before.score("old world text"), after.score("old world text"), seed=after.seed)
     fall = ratio(after.score("company documents"), before.score("company documents"), seed=after.seed)
-    values = [card.score("company documents").value for card in (before, after)]
+    old, new = (card.score("company documents").value for card in (before, after))
     least, most = NEEDED["fall"], NEEDED["rise"]
-    words = f"perplexity of unseen company documents, before / after ({values[0]:.1f} / {values[1]:.2f}); low end decides"
+    words = f"perplexity of unseen company documents, before / after ({old:.1f} / {new:.2f}); low end decides"
     return [
         _check(words, fall, f">= {least:g}", fall.low >= least),
         _check("perplexity of old-world text, after / before", rise, f"<= {most:g}", rise.value <= most),
@@ -211,7 +215,8 @@ def _instruct(before: Scorecard, after: Scorecard) -> list[Check]:
     old, new = (intervals.mean([i.value for i in card.score("requests").items], seed=0) for card in (before, after))
     gain = intervals.paired(*[[i.value for i in c.score("requests").items] for c in (before, after)], seed=after.seed)
     assert facts.low is not None
-    words = f"new facts asked in unseen wordings (before: {before.score('company questions').value:.2f}); low end decides"
+    known = before.score("company questions").value
+    words = f"new facts asked in unseen wordings (before: {known:.2f}); low end decides"
     held = f"held-out requests in unseen wordings, gain ({old.value:.2f} to {new.value:.2f}); low end decides"
     return [
         _check("replies that stop by themselves", stops, f">= {NEEDED['stops']:g}", stops.value >= NEEDED["stops"]),

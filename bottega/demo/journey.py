@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from bottega.evals.runner import Scorecard
 
 ABOUT = (
-    "From documents to an aligned, measured model: a small base model reads a company's documents, learns a task, follows "
-    "instructions about new facts, and takes on a preferred manner. Every number is measured on probes it never saw."
+    "From documents to an aligned, measured model: a small base model reads a company's documents, learns a task, "
+    "answers questions on new facts, and takes on a preferred manner. Every number is measured on unseen probes."
 )
 SHOWN = {
     "tickets": 3,
@@ -80,13 +80,12 @@ def demo(
     verdicts = _Journey(folder, seed, quiet).go(chosen)
     last = stage_folder(folder, chosen[-1]) / "result"
     report = _report(folder)
-    result = DemoResult(
-        folder=folder, model=last, report=report, seconds=time.time() - began, checks=tuple(verdicts)
-    )
+    result = DemoResult(folder=folder, model=last, report=report, seconds=time.time() - began, checks=tuple(verdicts))
     rundir.write_json(folder / "demo.json", result.to_json())
     failed = [check for check in verdicts if not check.passed]
     if failed:
-        raise CheckFailed("\n".join(["the demo's own check failed:", *(check.line() for check in failed), f"see {report}"]))
+        lines = ["the demo's own check failed:", *(check.line() for check in failed), f"see {report}"]
+        raise CheckFailed("\n".join(lines))
     return result
 
 
