@@ -27,12 +27,12 @@ SHAPE = {
 }
 INIT_STD = 0.05
 PHASES: dict[str, dict[str, Any]] = {
-    "drill": {"steps": 800, "max_tokens": 64, "batch": 16, "lr": 3e-3, "schedule": "constant", "warmup": 50},
+    "drill": {"steps": 600, "max_tokens": 64, "batch": 16, "lr": 3e-3, "schedule": "constant", "warmup": 50},
     "first": {"steps": 3000, "max_tokens": 256, "batch": 8, "lr": 3e-3, "schedule": "constant", "warmup": 50},
-    "main": {"steps": 12000, "max_tokens": 256, "batch": 8, "lr": 4e-3, "schedule": "wsd", "decay": 0.4, "warmup": 100},
+    "main": {"steps": 11000, "max_tokens": 256, "batch": 8, "lr": 4e-3, "schedule": "wsd", "decay": 0.4, "warmup": 100},
 }
 """Repeated words, until copying appears; short passages with many questions; the whole world."""
-DOCUMENTS = {"drill": 20_000, "first": 100_000, "main": 320_000, "validation": 1_000, "tokenizer": 10_000}
+DOCUMENTS = {"drill": 20_000, "first": 100_000, "main": 320_000, "validation": 300, "tokenizer": 10_000}
 
 
 def write_corpus(folder: Path) -> None:
@@ -96,7 +96,7 @@ def recipe(phase: str, folder: Path, model: Path) -> dict[str, Any]:
         "precision": "bf16",
         "compile": True,
         "save_every": 500,
-        "eval_every": 1000,
+        "eval_every": 2000,
         **PHASES[phase],
     }
     return {"schema": 1, "name": f"garzone-{phase}", "model": str(model), "seed": SEED, "stages": [{phase: stage}]}

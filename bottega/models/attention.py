@@ -93,7 +93,9 @@ def packed_attention(
         (1, T, N, H) and None.
     """
     if layout is None:
-        return _plain(module, query, key, value, attention_mask, scaling, dropout, sliding_window, softcap, s_aux, kwargs)
+        return _plain(
+            module, query, key, value, attention_mask, scaling, dropout, sliding_window, softcap, s_aux, kwargs
+        )
     before_k = before_v = None
     if layout.prefix_kv is not None:
         before_k, before_v = (x.to(key.dtype)[None] for x in layout.prefix_kv(module.layer_idx))
@@ -148,7 +150,9 @@ def _plain(module, query, key, value, mask, scaling, dropout, window, softcap, s
     if softcap is not None or sinks is not None:
         if mask is not None and mask.dtype == torch.bool and mask.dim() == 4:
             mask = mask[..., :num_k]
-        return _attend(query, key, value, mask, causal, scaling, dropout, softcap, sinks).transpose(1, 2).contiguous(), None
+        return _attend(query, key, value, mask, causal, scaling, dropout, softcap, sinks).transpose(
+            1, 2
+        ).contiguous(), None
     return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
 
 

@@ -7,7 +7,8 @@ Shapes: S supervised positions, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +35,9 @@ class Head:
     def describe(self) -> str:
         if self.kind == "own":
             return "the model's own head (not chunked)"
-        extras = [f"scale {self.scale:g}"] * (self.scale != 1.0) + [f"soft cap {self.softcap}"] * (self.softcap is not None)
+        extras = [f"scale {self.scale:g}"] * (self.scale != 1.0) + [f"soft cap {self.softcap}"] * (
+            self.softcap is not None
+        )
         return " with ".join([f"{self.kind} head in chunks", *extras])
 
 
@@ -47,6 +50,20 @@ def trunk(model: nn.Module) -> nn.Module:
     """The part that turns token ids into hidden states."""
     inner = causal_model(model)
     return getattr(inner, getattr(inner, "base_model_prefix", ""), inner)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluate without a trace: no gradient, no dropout; every module's mode and the random state are put back."""
+    modes = {module: module.training for module in model.modules()}
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def find_head(model: nn.Module, vocabulary: int) -> Head:
@@ -66,21 +83,16 @@ def find_head(model: nn.Module, vocabulary: int) -> Head:
     for name in ("logit_scale", "lm_head_multiplier"):
         if getattr(config, name, None):
             scales.insert(0, float(getattr(config, name)))
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            ids = torch.arange(1, 8, device=layer.weight.device)[None] % vocabulary
-            hidden = trunk(model)(input_ids=ids, use_cache=False)[0]
-            wanted = inner(input_ids=ids, use_cache=False).logits.float()
-            for scale in scales:
-                kind: Literal["linear", "module"] = "linear" if type(layer) is nn.Linear else "module"
-                head = Head(kind=kind, scale=scale, softcap=softcap)
-                got = logits(hidden.reshape(-1, hidden.shape[-1]), layer, head).view_as(wanted)
-                if torch.allclose(got, wanted, rtol=TOLERANCE, atol=TOLERANCE * float(wanted.abs().max())):
-                    return head
-    finally:
-        model.train(was_training)
+    with undisturbed(model):
+        ids = torch.arange(1, 8, device=layer.weight.device)[None] % vocabulary
+        hidden = trunk(model)(input_ids=ids, use_cache=False)[0]
+        wanted = inner(input_ids=ids, use_cache=False).logits.float()
+        for scale in scales:
+            kind: Literal["linear", "module"] = "linear" if type(layer) is nn.Linear else "module"
+            head = Head(kind=kind, scale=scale, softcap=softcap)
+            got = logits(hidden.reshape(-1, hidden.shape[-1]), layer, head).view_as(wanted)
+            if torch.allclose(got, wanted, rtol=TOLERANCE, atol=TOLERANCE * float(wanted.abs().max())):
+                return head
     return Head(kind="own")
 
 
@@ -94,7 +106,9 @@ def logits(hidden_SD: Tensor, layer: nn.Module, head: Head) -> Tensor:
     return out
 
 
-def nll_total(hidden_SD: Tensor, layer: nn.Module, head: Head, labels_S: Tensor, weights_S: Tensor, chunk: int) -> Tensor:
+def nll_total(
+    hidden_SD: Tensor, layer: nn.Module, head: Head, labels_S: Tensor, weights_S: Tensor, chunk: int
+) -> Tensor:
     """Sum of weight * -log p(label), () float32, without ever holding more than `chunk` rows of logits.
 
     Where every weight is 1 and the head is a plain linear layer, torch's chunked linear cross-entropy forms the gradients
@@ -135,6 +149,8 @@ def _chunked(of: Callable[[Tensor, Tensor], Tensor], hidden_SD: Tensor, aside_S:
     parts = []
     for start in range(0, len(hidden_SD), chunk):
         hidden, aside = hidden_SD[start : start + chunk], aside_S[start : start + chunk]
-        part = checkpoint(of, hidden, aside, use_reentrant=False, preserve_rng_state=False) if grows else of(hidden, aside)
+        part = (
+            checkpoint(of, hidden, aside, use_reentrant=False, preserve_rng_state=False) if grows else of(hidden, aside)
+        )
         parts.append(part)
     return torch.cat(parts) if parts else hidden_SD.new_zeros(0, dtype=torch.float32) + hidden_SD.sum() * 0

@@ -115,7 +115,9 @@ def lay(rows: Sequence[Row], *, packed: bool, pad_id: int = 0, num_prefix: int =
 def _equal(rows: Sequence[Row]) -> bool:
     """Single sequences of one length fill a grid: no padding, and one attention call instead of one a sequence."""
     length = rows[0].num_tokens
-    return len(rows) > 1 and all(len(r.branches) == 1 and not len(r.prefix.ids) and r.num_tokens == length for r in rows)
+    return len(rows) > 1 and all(
+        len(r.branches) == 1 and not len(r.prefix.ids) and r.num_tokens == length for r in rows
+    )
 
 
 def _lay_packed(rows: Sequence[Row], num_prefix: int) -> tuple[Layout, Targets]:

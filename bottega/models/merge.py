@@ -18,7 +18,7 @@ from bottega.core.errors import CheckFailed, UserError
 from bottega.core.types import Attached
 from bottega.models import heads, layers
 from bottega.models.plain import save_plain
-from bottega.models.probe import undisturbed
+from bottega.models.heads import undisturbed
 
 TOLERANCE = 1e-5
 MAX_KL = 1e-3

@@ -10,8 +10,6 @@ Shapes: T positions, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -42,20 +40,6 @@ class Probe:
         return f"{'packed' if self.packs else 'length-bucketed'}: {self.why}", f"head: {self.head}"
 
 
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluate without a trace: no gradient, no dropout; every module's mode and the random state are put back."""
-    modes = {module: module.training for module in model.modules()}
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 def probe(model: Model) -> Probe:
     """Try packing on the real module and leave the packed attention installed where, and only where, it is exact.
 
@@ -64,7 +48,7 @@ def probe(model: Model) -> Probe:
     """
     vocabulary = layers.text_config(model).vocab_size
     before = model.config._attn_implementation
-    with undisturbed(model):
+    with heads.undisturbed(model):
         packs, difference, why = _try_packing(model, vocabulary)
         if packs:
             packs, difference, why = _try_twin(model, difference, why)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bottega.core.types import Attached, Inputs, Scores, Targets
-from bottega.models import heads
+from bottega.models import attention, heads
+from bottega.models.attention import Geometry
 from bottega.models.layout import Layout
 
 View = Literal["policy", "reference"]
@@ -91,7 +93,9 @@ class Scorer(nn.Module):
             if self.reference[0] is not None:
                 yield self.reference[0]
             elif self.reference_kind == "off":
-                with self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else contextlib.nullcontext():
+                with (
+                    self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else contextlib.nullcontext()
+                ):
                     yield self.model
             else:
                 raise AssertionError("no reference: the method needs a copy or cached log-probabilities")
@@ -99,15 +103,22 @@ class Scorer(nn.Module):
     def _hidden(self, model: nn.Module, layout: Layout, inputs: Inputs | None) -> tuple[Tensor, Tensor]:
         """Hidden states at the supervised positions (S, D) and all of them (B*T, D)."""
         extra: dict[str, Any] = {}
+        positions_BT = layout.positions_BT
         if layout.geometry is not None:
-            geometry = layout.geometry
-            geometry.prefix_kv = inputs.prefix_kv if inputs is not None else None
-            extra["layout"] = geometry
-        call = self.compiled if self.compiled is not None and model is self.model else heads.trunk(model)
+            config = heads.causal_model(model).config
+            assert config._attn_implementation == attention.NAME, "packed rows need packed attention: see attention.install"
+            # a geometry of its own for this view: under checkpointing the layers read it again in the backward pass
+            if inputs is not None:
+                extra["layout"] = replace(layout.geometry, prefix_kv=inputs.prefix_kv)
+            else:
+                extra["layout"] = Geometry(blocks=layout.geometry.blocks)
+                positions_BT = positions_BT - layout.geometry.num_prefix
+        grid = layout.geometry is None and torch.is_grad_enabled()  # one shape a run: anything else would compile anew
+        call = self.compiled if self.compiled is not None and grid and model is self.model else heads.trunk(model)
         out = call(
             input_ids=layout.ids_BT,
             attention_mask=layout.mask_BT,
-            position_ids=layout.positions_BT,
+            position_ids=positions_BT,
             use_cache=False,
             **extra,
         )[0]

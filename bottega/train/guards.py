@@ -48,7 +48,9 @@ class SelfCheck:
                 continue
             self.moving.add(name)
             if p.grad is None:
-                raise UserError(f"{name} is to be trained but the loss does not reach it: leave it out of the method's targets")
+                raise UserError(
+                    f"{name} is to be trained but the loss does not reach it: leave it out of the method's targets"
+                )
             if bool((p.grad != 0).any()):
                 self.had_gradient.add(name)
 
@@ -61,11 +63,15 @@ class SelfCheck:
         after = {name: fingerprint(p) for name, p in module.named_parameters()}
         changed = [n for n in after if n not in self.moving and after[n] != self.before[n]]
         if changed:
-            raise UserError(f"{len(changed)} frozen parameters changed while training, {changed[0]} first: please report this model")
+            raise UserError(
+                f"{len(changed)} frozen parameters changed while training, {changed[0]} first: please report this model"
+            )
         stuck = [n for n in self.moving if after[n] == self.before[n]]
         dead = [n for n in stuck if n in self.had_gradient]
         if dead:
-            raise UserError(f"{len(dead)} parameters had gradients but did not move in {self.steps} steps, {dead[0]} first: raise lr")
+            raise UserError(
+                f"{len(dead)} parameters had gradients but did not move in {self.steps} steps, {dead[0]} first: raise lr"
+            )
         quiet = sorted(set(stuck) - set(dead))
         frozen = len(after) - len(self.moving)
         line = f"self-check: {len(self.moving) - len(quiet)} trainable tensors moved, {frozen} frozen ones did not"

@@ -74,6 +74,7 @@ class Loop:
         self.bad_evaluations = 0
         self.cursor: dict[str, Any] = {}
         self.tokens_seen = 0
+        self.saved_step = -1
         self.check: SelfCheck | None = None
 
     def run(self) -> Outcome:
@@ -126,8 +127,9 @@ class Loop:
             trim_jsonl(self.folder / name, lambda line: line["step"] <= self.step)
 
     def _save(self) -> None:
-        if self.parts.world.rank != 0:
+        if self.parts.world.rank != 0 or self.saved_step == self.step:
             return
+        self.saved_step = self.step
         state = {
             "step": self.step,
             "cursor": self.cursor,
@@ -144,8 +146,6 @@ class Loop:
             },
         }
         folder = self.folder / "checkpoints"
-        if checkpoint.path_of(folder, self.step).exists():
-            return
         checkpoint.save(
             folder,
             self.step,
@@ -189,13 +189,17 @@ class Loop:
         world = self.parts.world
         mine = rows[world.rank :: world.size]
         sizes = [
-            row.num_tokens if self.parts.packed else len(row.branches) * max(len(row.prefix.ids) + len(b.ids) for b in row.branches)
+            row.num_tokens
+            if self.parts.packed
+            else len(row.branches) * max(len(row.prefix.ids) + len(b.ids) for b in row.branches)
             for row in mine
         ]
         plan = micro_batches(sizes, max_tokens=self.settings.micro_tokens, packed=self.parts.packed)
         wanted = parallel.most(world, len(plan))
         if len(plan) < wanted and len(mine) >= wanted:
-            plan = micro_batches(sizes, max_tokens=self.settings.micro_tokens, packed=self.parts.packed, at_least=wanted)
+            plan = micro_batches(
+                sizes, max_tokens=self.settings.micro_tokens, packed=self.parts.packed, at_least=wanted
+            )
         batches = [[mine[i] for i in members] for members in plan]
         return batches + [[] for _ in range(wanted - len(batches))]
 
@@ -246,7 +250,9 @@ class Loop:
 
     def _check_done(self, loss: float) -> None:
         if loss == 0.0:
-            raise UserError(f"step {self.step}: the loss is exactly 0, so no token is being learned: look at the rows with `data inspect`")
+            raise UserError(
+                f"step {self.step}: the loss is exactly 0, so no token is being learned: look at the rows with `data inspect`"
+            )
         if self.check is not None and self.step >= self.check.steps:
             self.check.finish(self.parts.scorer, self.progress.note)
             self.check = None
@@ -286,7 +292,9 @@ class Loop:
                 scores[need] = (
                     targets.tokens[need]
                     if need in targets.tokens
-                    else self.parts.wrapped(layout, targets, (need.removeprefix("ref."),), "reference")[need.removeprefix("ref.")]
+                    else self.parts.wrapped(layout, targets, (need.removeprefix("ref."),), "reference")[
+                        need.removeprefix("ref.")
+                    ]
                 )
         terms, metrics = self.parts.spec.objective(scores, targets)
         if sums is not None:
@@ -333,6 +341,7 @@ class Loop:
 
 def _nothing(row: Row) -> Row:
     """`row` with nothing to learn: keeps ranks in step where a rank has no rows left."""
+
     def mute(tokens: Tokens) -> Tokens:
         return Tokens(tokens.ids, [0.0] * len(tokens.ids))
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 def _batches(parts: Parts, rows: Sequence[Row], micro_tokens: int) -> list[list[int]]:
     sizes = [
-        row.num_tokens if parts.packed else len(row.branches) * max(len(row.prefix.ids) + len(b.ids) for b in row.branches)
+        row.num_tokens
+        if parts.packed
+        else len(row.branches) * max(len(row.prefix.ids) + len(b.ids) for b in row.branches)
         for row in rows
     ]
     return micro_batches(sizes, max_tokens=micro_tokens, packed=parts.packed)

@@ -67,7 +67,15 @@ def make_loop(
     loaded = load(model)
     attached = method(tune, **(method_options or {})).attach(loaded.model)
     torch.manual_seed(1)
-    defaults = {"steps": 1, "lr": 1.0, "schedule": "constant", "optimizer": "sgd", "beta1": 0.0, "clip": 0.0, "self_check": 0}
+    defaults = {
+        "steps": 1,
+        "lr": 1.0,
+        "schedule": "constant",
+        "optimizer": "sgd",
+        "beta1": 0.0,
+        "clip": 0.0,
+        "self_check": 0,
+    }
     chosen = LoopSettings(**defaults | settings)
     parts = assemble(
         attached,
@@ -108,7 +116,9 @@ def on_ranks(size: int, model: Path, folder: Path, *arguments: str) -> dict[str,
             "OMP_NUM_THREADS": "1",
         }
         command = [sys.executable, "-m", "tests.train.clients", str(model), str(folder), str(out), *arguments]
-        running.append(subprocess.Popen(command, env=env, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True))
+        running.append(
+            subprocess.Popen(command, env=env, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+        )
     for process in running:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors[-3000:]
@@ -120,7 +130,14 @@ def main() -> None:
     model, folder, out, objective, tune, kind, strategy, steps = sys.argv[1:]
     options = {"active": 1, "every": 1} if tune == "lisa" else {}
     loop = make_loop(
-        model, folder, objective=objective, tune=tune, kind=kind, strategy=strategy, method_options=options, micro_tokens=40
+        model,
+        folder,
+        objective=objective,
+        tune=tune,
+        kind=kind,
+        strategy=strategy,
+        method_options=options,
+        micro_tokens=40,
     )
     for _ in range(int(steps)):
         loop.one_step()

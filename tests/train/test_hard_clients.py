@@ -14,7 +14,6 @@ from bottega.models.generate import Generator
 from bottega.models.layout import lay
 from bottega.models.load import load
 from bottega.models.methods import method
-
 from bottega.train.scoring import score_rows, with_reference
 from bottega.train.source import Experience, with_advantages
 from tests.models.tiny import tiny_model
@@ -57,7 +56,16 @@ def test_dpo_with_a_shared_prompt_equals_two_separate_sequences(llama, tmp_path)
 def test_ppo_learns_from_one_rollout_with_policy_value_and_reference_on_one_base(llama, tmp_path):
     """LoRA: the reference is the base with its adapter off, so nothing is copied; the sampler shares the weights too."""
     loop = make_loop(
-        llama, tmp_path, objective="ppo", tune="lora", kind="single", steps=4, lr=1e-2, optimizer="adamw", beta1=0.9, clip=1.0
+        llama,
+        tmp_path,
+        objective="ppo",
+        tune="lora",
+        kind="single",
+        steps=4,
+        lr=1e-2,
+        optimizer="adamw",
+        beta1=0.9,
+        clip=1.0,
     )
     sampler = Generator(loop.parts.attached.model)
     prompts = [[7, 8, 9], [20, 21], [30, 31, 32, 33], [40]]
@@ -92,14 +100,24 @@ def test_ppo_learns_from_one_rollout_with_policy_value_and_reference_on_one_base
 
 def test_a_lisa_swap_trains_other_layers_and_drops_the_state_of_those_that_rest(llama, tmp_path):
     loop = make_loop(
-        llama, tmp_path, tune="lisa", method_options={"active": 1, "every": 1, "seed": 1}, steps=4, lr=1e-3, optimizer="adamw"
+        llama,
+        tmp_path,
+        tune="lisa",
+        method_options={"active": 1, "every": 1, "seed": 1},
+        steps=4,
+        lr=1e-3,
+        optimizer="adamw",
     )
     trained = []
     for _ in range(4):
         before = weights(loop)
         loop.one_step()
         after = weights(loop)
-        moved = {name.split("layers.")[1][0] for name in after if "layers." in name and not torch.equal(before[name], after[name])}
+        moved = {
+            name.split("layers.")[1][0]
+            for name in after
+            if "layers." in name and not torch.equal(before[name], after[name])
+        }
         assert len(moved) == 1
         trained.append(moved.pop())
         learning = {id(p) for p in loop.parts.scorer.parameters() if p.requires_grad}
@@ -118,7 +136,9 @@ def test_a_lisa_swap_on_two_ranks_keeps_the_gradients_of_one_process(llama, tmp_
 def test_prefix_tuning_under_checkpointing_gives_the_same_gradient_and_decodes_as_it_trains(llama, tmp_path):
     results = []
     for checkpointing in (False, True):
-        loop = make_loop(llama, tmp_path, tune="prefix", method_options={"length": 4}, checkpointing=checkpointing, lr=0.1)
+        loop = make_loop(
+            llama, tmp_path, tune="prefix", method_options={"length": 4}, checkpointing=checkpointing, lr=0.1
+        )
         start = weights(loop)
         loop.one_step()
         results.append(weights(loop))

@@ -46,7 +46,7 @@ def from_tokens(model: Model, length: int, seed: int) -> Tensor:
     """(L, 2, N, P, H): the model's own keys and values of random token ids."""
     from transformers import DynamicCache
 
-    from bottega.models.probe import undisturbed
+    from bottega.models.heads import undisturbed
 
     vocabulary = layers.text_config(model).vocab_size
     ids = torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(seed))

@@ -83,7 +83,9 @@ def _check_options(loss: str, label_smoothing: float) -> None:
     if loss not in LOSSES:
         raise UserError(f"dpo loss {loss!r} is not known: use one of {', '.join(LOSSES)}")
     if not 0.0 <= label_smoothing < 0.5:
-        raise UserError(f"dpo label_smoothing {label_smoothing} is outside [0, 0.5): half would mean that labels say nothing")
+        raise UserError(
+            f"dpo label_smoothing {label_smoothing} is outside [0, 0.5): half would mean that labels say nothing"
+        )
 
 
 def _losses(h_P: Tensor, beta: float, loss: str, label_smoothing: float) -> Tensor:

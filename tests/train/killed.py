@@ -1,0 +1,96 @@
+"""A small training that kills itself with SIGKILL where it is told: `python -m tests.train.killed MODEL FOLDER WHAT AT`.
+
+WHAT: never | step (before the optimizer's step AT) | accumulate (between two micro-batches of step AT) | save (inside the AT-th
+checkpoint) | evaluate (inside an evaluation at step AT).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from bottega.core.textio import progress
+from bottega.models.load import load
+from bottega.models.methods import method
+from bottega.train.assemble import assemble
+from bottega.train.loop import Loop
+from bottega.train.objectives import spec
+from bottega.train.scoring import validation, with_reference
+from bottega.train.settings import LoopSettings
+from bottega.train.source import Dataset
+from tests.train.clients import VOCABULARY, rows
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(loop: Loop, what: str, at: int) -> None:
+    """Wrap one method of this very object, so that the process dies there."""
+    parts, calls = loop.parts, {"save": 0, "forward": 0}
+    step, save, validate = parts.optimizer.step, parts.save_model, parts.validate
+    if what == "step":
+        parts.optimizer.step = lambda: die() if loop.step + 1 == at else step()
+    elif what == "save":
+
+        def dying_save(folder: str) -> None:
+            calls["save"] += 1
+            save(folder)
+            if calls["save"] == at:
+                die()
+
+        parts.save_model = dying_save
+    elif what == "evaluate":
+        parts.validate = lambda now: die() if now == at else validate(now)
+    elif what == "accumulate":
+
+        def hook(*_: object) -> None:
+            calls["forward"] = calls["forward"] + 1 if loop.step + 1 == at else 0
+            if calls["forward"] == 2:
+                die()
+
+        parts.wrapped.register_forward_pre_hook(hook)
+
+
+def train(model: str, folder: str, objective: str, tune: str, what: str = "never", at: int = 0) -> None:
+    """One training, to its end or its death."""
+    loaded = load(model)
+    torch.manual_seed(0)
+    options = {"rank": 4, "dropout": 0.1} if tune == "lora" else {}
+    attached = method(tune, **options).attach(loaded.model)
+    settings = LoopSettings(steps=10, lr=5e-3, warmup=2, micro_tokens=60, save_every=3, eval_every=4, weight_decay=0.1)
+    kind = "branches" if objective == "dpo" else "single"
+    batch = rows(kind, count=20)
+    parts = assemble(
+        attached,
+        spec(objective),
+        Dataset(batch, batch=6, seed=5),
+        settings,
+        vocabulary=VOCABULARY,
+        pad_id=0,
+        packed=loaded.packs,
+    )
+    if objective == "dpo":
+        cache = Path(folder) / "reference.safetensors"
+        batch = with_reference(parts, batch, micro_tokens=60, cache=cache, key="rows", note=lambda line: None)
+        parts.source = Dataset(batch, batch=6, seed=5)
+    parts.sample_rows = batch
+    parts.validate = validation(parts, batch[:6], micro_tokens=60)
+    loop = Loop(parts, settings, Path(folder), progress(10, "killed", quiet=True))
+    arm(loop, what, at)
+    loop.run()
+
+
+def main() -> None:
+    """The command line of this file."""
+    *names, at = sys.argv[1:]
+    torch.set_num_threads(1)
+    train(*names, int(at))
+
+
+if __name__ == "__main__":
+    main()

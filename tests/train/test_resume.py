@@ -1,0 +1,128 @@
+"""Killed and continued equals never killed, bit for bit; a flipped bit costs one checkpoint, not the run (rows T8, T9, X2)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bottega.core.errors import Unsafe
+from bottega.core.rundir import verify_manifest
+from bottega.train import checkpoint
+from tests.models.tiny import tiny_model
+from tests.train import killed
+from tests.train.clients import VOCABULARY
+
+ROOT = Path(__file__).parents[2]
+KILLS = [("accumulate", 5), ("step", 8), ("save", 2), ("evaluate", 8)]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return tiny_model("llama", tmp_path_factory.mktemp("llama"), vocab=VOCABULARY, attention_dropout=0.1)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def train(model: Path, folder: Path, objective: str, tune: str) -> None:
+    killed.train(str(model), str(folder), objective, tune)
+
+
+def train_until_killed(model: Path, folder: Path, objective: str, tune: str, what: str, at: int) -> None:
+    command = [sys.executable, "-m", "tests.train.killed", str(model), str(folder), objective, tune, what, str(at)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything deterministic that a training leaves: metrics and the last checkpoint, byte for byte."""
+    last = checkpoint.path_of(folder / "checkpoints", 10)
+    files = [folder / "metrics.jsonl", *(p for p in sorted(last.rglob("*")) if p.is_file())]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+@pytest.fixture(scope="module")
+def references(llama, tmp_path_factory):
+    """Uninterrupted runs, made when first asked for."""
+    made = {}
+
+    def get(objective: str, tune: str) -> dict[str, bytes]:
+        if (objective, tune) not in made:
+            folder = tmp_path_factory.mktemp(f"{objective}-{tune}")
+            train(llama, folder, objective, tune)
+            made[objective, tune] = contents(folder)
+        return made[objective, tune]
+
+    return get
+
+
+def check_resume(llama, tmp_path, references, objective, tune, what, at):
+    train_until_killed(llama, tmp_path, objective, tune, what, at)
+    train(llama, tmp_path, objective, tune)
+    found, wanted = contents(tmp_path), references(objective, tune)
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+    assert not list((tmp_path / "checkpoints").glob(".*")), "no drafts are left behind"
+
+
+@pytest.mark.parametrize(("objective", "tune", "what", "at"), [("sft", "full", "accumulate", 5), ("dpo", "lora", "save", 2)])
+def test_killed_and_continued_equals_never_killed(llama, tmp_path, references, objective, tune, what, at):
+    check_resume(llama, tmp_path, references, objective, tune, what, at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("objective", ["pretrain", "sft", "dpo"])
+@pytest.mark.parametrize(("what", "at"), KILLS)
+def test_killed_anywhere_and_continued_equals_never_killed(llama, tmp_path, references, objective, tune, what, at):
+    check_resume(llama, tmp_path, references, objective, tune, what, at)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_is_named_and_the_previous_checkpoint_is_used(llama, tmp_path, references):
+    """Checkpoints of steps 9 and 10 are kept; one bit of step 10's weights changes; the run goes on from 9 to the same end."""
+    train(llama, tmp_path, "sft", "full")
+    folder = tmp_path / "checkpoints"
+    assert checkpoint.steps_in(folder) == [9, 10]
+    flip(checkpoint.path_of(folder, 10) / "model" / "model.safetensors")
+    (problem,) = verify_manifest(checkpoint.path_of(folder, 10))
+    assert "model.safetensors" in problem and problem.count("sha256") == 1 and "expected" in problem
+    notes: list[str] = []
+    assert checkpoint.newest_good(folder, notes.append) == checkpoint.path_of(folder, 9)
+    assert "step 10 is damaged" in notes[0] and "1 steps are lost" in notes[1]
+    train(llama, tmp_path, "sft", "full")
+    assert contents(tmp_path) == references("sft", "full")
+
+
+def test_when_all_checkpoints_are_damaged_the_run_stops_instead_of_starting_again(llama, tmp_path):
+    train(llama, tmp_path, "sft", "full")
+    for step in (9, 10):
+        flip(checkpoint.path_of(tmp_path / "checkpoints", step) / "state" / "optimizer.safetensors")
+    with pytest.raises(Unsafe, match="all 2 checkpoints"):
+        checkpoint.newest_good(tmp_path / "checkpoints", lambda line: None)
+
+
+def test_a_checkpoint_is_a_folder_that_plain_transformers_loads_and_holds_no_pickle(llama, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    train(llama, tmp_path, "sft", "full")
+    path = checkpoint.path_of(tmp_path / "checkpoints", 10)
+    AutoModelForCausalLM.from_pretrained(path / "model")
+    kinds = {p.suffix for p in path.rglob("*") if p.is_file()}
+    assert kinds <= {".safetensors", ".json", ".jinja"}
