@@ -6,9 +6,7 @@ Left out: how the rows lie in it (models/layout.py).
 from collections.abc import Sequence
 
 
-def micro_batches(
-    sizes: Sequence[int], *, max_tokens: int, packed: bool, at_least: int = 1
-) -> list[list[int]]:
+def micro_batches(sizes: Sequence[int], *, max_tokens: int, packed: bool, at_least: int = 1) -> list[list[int]]:
     """Split rows into micro-batches of at most `max_tokens` tokens, padding counted.
 
     Packed: the cost is the sum of sizes; the longest row first into the emptiest micro-batch (LPT), which leaves them within
