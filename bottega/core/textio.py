@@ -35,7 +35,7 @@ class PlainProgress:
         """`step` of `total` is done; a line is printed when the last one is old enough."""
         now = time.monotonic()
         if self.first is None:
-            self.first, self.start = step - 1, self.start
+            self.first, self.start = step, now  # what came before the first step (a reference pass) is not its rate
         self.step, self.metrics = step, metrics or {}
         if now - self.last >= self.every_s:
             self.print_line(now)
@@ -46,7 +46,8 @@ class PlainProgress:
         parts = [f"{self.label}: {self.step}" + (f"/{self.total}" if self.total else "")]
         parts += describe(self.metrics)
         rate = (self.step - (self.first or 0)) / max(now - self.start, 1e-9)
-        parts.append(f"{rate:.3g}/s")
+        if rate > 0:
+            parts.append(f"{rate:.3g}/s")
         if self.total and rate > 0:
             parts.append(f"{clock((self.total - self.step) / rate)} left")
         print("  ".join(parts), file=self.stream, flush=True)
@@ -91,9 +92,9 @@ class BarProgress:
     def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
         """`step` of the total is done."""
         if self.first is None:
-            self.first = step - 1
+            self.first, self.start = step, time.monotonic()
         rate = (step - self.first) / max(time.monotonic() - self.start, 1e-9)
-        facts = "  ".join([*describe(metrics or {}), f"{rate:.3g}/s"])
+        facts = "  ".join([*describe(metrics or {}), *([f"{rate:.3g}/s"] if rate else [])])
         self.bar.update(self.task, completed=step, facts=facts)
 
     def note(self, line: str) -> None:

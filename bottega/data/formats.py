@@ -106,7 +106,10 @@ def format_of(path: str | Path, *, columns: Mapping[str, str] | None = None) -> 
         return "text"
     head = [record for _, record in itertools.islice(read(path, columns=columns), 64)]
     good = [record for record in head if not isinstance(record, Problem)]
-    return detect(good) if good else None
+    try:
+        return detect(good) if good else None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def samples(

@@ -54,11 +54,13 @@ class Intake:
         lines = [f"rows: {self.read:,} read, {self.taken:,} taken ({self.tokens:,} tokens, {self.trained:,} trained)"]
         lines += [f"  not usable  {count:>8,}  {reason}" for reason, count in self.bad.items()]
         lines += [f"  dropped     {count:>8,}  {reason}" for reason, count in self.dropped.items()]
-        if self.cut or self.tokens_lost or self.windows:
+        if self.cut or self.windows:
             lines.append(
                 f"  cut         {self.cut:>8,}  rows; {self.tokens_lost:,} tokens lost, "
                 f"{self.answers_cut:,} answers cut, {self.windows:,} windows added"
             )
+        elif self.tokens_lost:
+            lines.append(f"  lost        {self.tokens_lost:>8,}  tokens of the dropped rows")
         lines += [f"  e.g. {example}" for example in self.examples]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 

@@ -16,7 +16,7 @@ def test_plain_progress_prints_now_and_then_and_at_the_end():
         shown.note("a word")
     lines = stream.getvalue().splitlines()
     assert lines[0] == "a word" and len(lines) == 2
-    assert lines[1].startswith("adapt: 3/3  loss 2.5  1,234 tokens/s") and lines[1].endswith("left")
+    assert lines[1].startswith("adapt: 3/3  loss 2.5  1,234 tokens/s") and lines[1].endswith("0 s left")
 
 
 def test_every_line_comes_when_asked_for_every_zero_seconds():

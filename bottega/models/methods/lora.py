@@ -9,6 +9,7 @@ section 4.1).
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,9 @@ class Lora:
         expected += (
             len(set(self.new_tokens)) * layers.text_config(model).hidden_size * (1 if layers.is_tied(model) else 2)
         )
-        adapted = get_peft_model(model, config).train(model.training)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT 0.21 asks transformers for a name of yesterday
+            adapted = get_peft_model(model, config).train(model.training)
         attached = _attached(
             adapted, chosen, self.lr_ratio, starts=_starts(adapted) if self.init in _MUTATING else None
         )
