@@ -236,9 +236,9 @@ def _limits(lines: Sequence[Line]) -> str:
     verdict = (
         "It reads: it answers at least 8 in 10 questions on handbooks and stories it never saw."
         if reads
-        else "**It does not read well**: below 8 in 10 on questions about unseen handbooks and stories, so it cannot serve "
-        "as a teacher of grounded questions or behind retrieval; where one is needed offline, a template teacher stands "
-        "in, named as such in every row it writes."
+        else "**It does not read well**: below 8 in 10 on questions about unseen handbooks and stories, so it\n"
+        "cannot serve as a teacher of grounded questions or behind retrieval; where one is needed offline, a template\n"
+        "teacher stands in, named as such in every row it writes."
     )
     return f"""## What it cannot do
 

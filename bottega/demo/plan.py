@@ -43,7 +43,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "objective": "sft",
         "method": {"name": "lora", "rank": 32},
         "then": "merge",
-        "max_tokens": 256,
         "steps": 160,
         "batch": 16,
         "lr": 5e-3,
@@ -52,7 +51,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "instruct": {
         "objective": "sft",
         "method": "full",
-        "max_tokens": 256,
         "steps": 240,
         "batch": 32,
         "lr": 1.5e-3,
@@ -62,7 +60,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "objective": {"name": "dpo", "beta": 0.1},
         "method": {"name": "lora", "rank": 32},
         "then": "merge",
-        "max_tokens": 256,
         "steps": 60,
         "batch": 16,
         "lr": 1e-3,
