@@ -17,6 +17,7 @@ import click
 
 from bottega import __version__
 from bottega.core.errors import UserError
+from bottega.workshop.interrupt import Terminated
 
 VERBS = {
     "demo": "bottega.demo.journey:demo",
@@ -36,10 +37,6 @@ VERBS = {
     "runs resume": "bottega.workshop.runs:runs_resume",
     "runs verify": "bottega.workshop.runs:runs_verify",
 }
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, told apart from Ctrl-C by the exit code alone."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -175,12 +172,14 @@ def runs() -> None:
 @verb(cli, "demo", "bottega demo --out demo-out")
 @click.option("--out", default="demo-out", show_default=True, help="Where everything is written.")
 @click.option("--stages", metavar="A,B", help="Only these stages.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn.")
+@click.option("--model", default="garzone", show_default=True, help="The base to start from.")
 @json_flag
 @quiet_flag
-def demo_command(out: str, stages: str | None, as_json: bool, quiet: bool) -> int:
+def demo_command(stages: str | None, as_json: bool, **options: Any) -> int:
     """The whole journey, offline, on the bundled model; exit 1 if a stage's own check fails."""
     chosen = tuple(stages.split(",")) if stages else None
-    return call("demo", as_json=as_json, out=out, stages=chosen, quiet=quiet)
+    return call("demo", as_json=as_json, stages=chosen, **options)
 
 
 @verb(cli, "doctor", "bottega doctor", "bottega doctor --json")

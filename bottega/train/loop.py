@@ -116,6 +116,8 @@ class Loop:
             self.step, self.cursor = state["step"], state["cursor"]
             self.tokens_seen, self.bad_evaluations = state["tokens_seen"], state["bad_evaluations"]
             self.outcome = Outcome(**state["outcome"])
+            if self.outcome.reason == "interrupted":  # a signal had asked for this checkpoint; now it goes on
+                self.outcome.reason = "steps"
             self.parts.source.restore(self.cursor)
             if state["threads"] != torch.get_num_threads():
                 self.progress.note(

@@ -67,11 +67,11 @@ def gates(plan: Recipe, cards: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each gate as a row of checks.json: what was measured, the bound, whether it was passed, and the same in words."""
     if plan.evaluate is None:
         return []
-    after = {score["task"]: score for score in cards["after"]["scores"]}
+    after = {score["task"]: score for score in cards["1-after"]["scores"]}
     rows = []
     for name, limit in plan.evaluate.gate.items():
         if name == "forgetting":
-            rows += [_kept(score, after[score["task"]], limit) for score in cards["before"]["scores"]]
+            rows += [_kept(score, after[score["task"]], limit) for score in cards["0-before"]["scores"]]
             continue
         score = after[name]
         better = score.get("higher_is_better", True)

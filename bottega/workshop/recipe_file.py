@@ -59,6 +59,8 @@ def _read_file(path: Path, *, inherited: bool = False) -> tuple[dict[str, Any], 
             f"there is no recipe {path}{closest(path.name, near) if near else '; `bottega init DATA` writes one'}"
         )
     data, marks = load_yaml(path.read_bytes(), file=str(path))
+    if data is None:
+        raise UserError(f"{path} is empty; `bottega init DATA` writes a recipe")
     if not isinstance(data, dict):
         raise UserError(
             f"{path}:1:1: a recipe is a mapping with name, model and stages; this file holds something else"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,17 @@ class Record:
         if self.path.is_file():
             self.data = rundir.read_json(self.path)
 
-    def check_order(self, names: Sequence[str]) -> None:
-        """The stages that have begun are the recipe's first ones, in order.
+    def check_order(self, names: Sequence[str], made: AbstractSet[str]) -> None:
+        """The stages that have made something are the recipe's first ones, in order; others are forgotten.
+
+        Args:
+            names: the recipe's stages. made: those of them that have a checkpoint or a result.
 
         Raises:
             Mismatch: they are not.
         """
+        stages = self.data["stages"]
+        self.data["stages"] = {name: stages[name] for name in stages if name in made or name not in names}
         begun = list(self.data["stages"])
         if begun != list(names[: len(begun)]):
             self._settle("stages", [("stages", begun, list(names))])

@@ -14,7 +14,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,13 @@ from bottega.core.errors import UserError
 from bottega.core.textio import progress, table
 from bottega.models import locate, safety
 from bottega.workshop import recipe as recipes
+from bottega.workshop.interrupt import Interrupts
 from bottega.workshop.measure import check_tasks, gates, measure
 from bottega.workshop.record import Record, git_commit, stage_record
+from bottega.workshop.stage import Session, folder_of, has_begun, is_done, run_stage, seen_from
 
 if TYPE_CHECKING:
-    from bottega.workshop.recipe import Recipe, Stage
+    from bottega.workshop.recipe import Recipe
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -62,19 +64,6 @@ class RunResult:
             "report": self.report,
             "exit_code": self.exit_code,
         }
-
-
-@dataclass(kw_only=True, slots=True)
-class _Run:
-    """What the stages of one run share."""
-
-    recipe: Recipe
-    folder: Path
-    record: Record
-    trust: str | None
-    quiet: bool
-    note: Callable[[str], None]
-    spent: dict[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -114,15 +103,16 @@ def run(
         return _plan(plan, folder, allow_change)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("bottega run trains in one process so far; start it without torchrun")
-    with rundir.lock(folder), rundir.disk_errors(folder):
+    with rundir.lock(folder), rundir.disk_errors(folder), Interrupts() as interrupts:
         shown = progress(None, plan.name, quiet=quiet)
-        this = _Run(
+        this = Session(
             recipe=plan,
             folder=folder,
             record=Record(folder, plan, allow_change),
             trust=trust_code,
             quiet=quiet,
             note=shown.note,
+            interrupts=interrupts,
         )
         shown.close()
         return _run(this)
@@ -150,20 +140,11 @@ def _check_base(model: str, trust: str | None) -> None:
         safety.weight_files(place.base)
 
 
-def folder_of(run_folder: Path, number: int, stage: Stage) -> Path:
-    """stages/01-adapt, stages/02-instruct ..."""
-    return run_folder / "stages" / f"{number + 1:02d}-{stage.name}"
-
-
-def is_done(folder: Path) -> bool:
-    """Whether the stage in `folder` has ended and its result is whole."""
-    return (folder / "stage.json").is_file() and not rundir.verify_manifest(folder / "result")
-
-
-def _run(this: _Run) -> RunResult:
+def _run(this: Session) -> RunResult:
     began, cpu = time.time(), time.process_time()
     plan, folder = this.recipe, this.folder
-    this.record.check_order([stage.name for stage in plan.stages])
+    made = {stage.name for i, stage in enumerate(plan.stages) if has_begun(folder_of(folder, i, stage))}
+    this.record.check_order([stage.name for stage in plan.stages], made)
     for stage in plan.stages:
         if stage.name in this.record.data["stages"]:
             this.record.check(stage.name, stage_record(stage, plan.seed))
@@ -172,11 +153,11 @@ def _run(this: _Run) -> RunResult:
     cards: dict[str, Any] = {}
     try:
         if plan.evaluate is not None and plan.evaluate.before:
-            cards["before"] = _measured(this, "before", plan.model)
-        results = {stage.name: _stage(this, number) for number, stage in enumerate(plan.stages)}
+            cards["0-before"] = _measured(this, "0-before", plan.model)
+        results = {stage.name: run_stage(this, number) for number, stage in enumerate(plan.stages)}
         last = folder_of(folder, len(plan.stages) - 1, plan.stages[-1]) / "result"
         if plan.evaluate is not None:
-            cards["after"] = _measured(this, "after", str(last))
+            cards["1-after"] = _measured(this, "1-after", str(last))
     finally:
         _write_host(this, began, time.process_time() - cpu)
     _write_environment(folder)
@@ -208,91 +189,11 @@ def _write_environment(folder: Path) -> None:
     rundir.write_json(path, {**rundir.environment(), **git_commit(), "torch_threads": threads})
 
 
-def _stage(this: _Run, number: int) -> dict[str, Any]:
-    """Run one stage, or take its result from the folder if it has ended."""
-    stage = this.recipe.stages[number]
-    folder = folder_of(this.folder, number, stage)
-    if is_done(folder):
-        this.note(f"{stage.name}: done already")
-        return dict(rundir.read_json(folder / "stage.json"))
-    began, cpu = time.time(), time.process_time()
-    this.note(f"{stage.name}: {stage.objective.name} with {stage.method.name}")
-    try:
-        facts = _train(this, number, folder)
-        rundir.write_json(folder / "stage.json", facts)
-    finally:
-        peak = (rundir.peak_memory_bytes() or 0) / 1e6
-        spent = {"seconds": time.time() - began, "cpu_s": time.process_time() - cpu, "peak_mb": round(peak)}
-        this.spent[stage.name] = spent
-    return facts
-
-
-def _train(this: _Run, number: int, folder: Path) -> dict[str, Any]:
-    from bottega.data.chat import Template
-    from bottega.workshop import build
-
-    plan, stage = this.recipe, this.recipe.stages[number]
-    before = plan.stages[number - 1] if number else None
-    start = str(folder_of(this.folder, number - 1, before) / "result") if before else plan.model
-    goes_on = before is not None and before.then == "continue"
-    revision = None if before else plan.revision
-    loaded = build.open_model(start, revision=revision, trust=this.trust, stage=stage, goes_on=goes_on)
-    for line in loaded.notes:
-        this.note(f"{stage.name}: {line}")
-    template = Template.find(stage.template, loaded.tokenizer)
-    identities = {"tokenizer": build.tokenizer_identity(loaded.tokenizer), "template": template.sha256}
-    known = stage_record(stage, plan.seed)
-    this.record.check(stage.name, {**known, "base": loaded.identity, **identities})
-    setup = build.Setup(
-        stage=stage,
-        loaded=loaded,
-        template=template,
-        seed=plan.seed,
-        folder=folder,
-        start=start if before else plan.model,
-        goes_on=goes_on,
-    )
-    shown: list[Any] = []
-
-    def show(steps: int) -> Any:
-        shown.append(progress(steps, stage.name, quiet=this.quiet))
-        return shown[-1]
-
-    try:
-        bench = build.assemble_stage(setup, show)
-        rundir.write_json(folder / "intake.json", seen_from(this.folder, bench.rows.to_json()))
-        for intake in bench.rows.intakes:
-            for line in intake.render().splitlines():
-                shown[-1].note(line)
-        outcome = bench.loop.run()
-        build.restore_best(bench, outcome, folder)
-        merged = build.write_result(setup, bench)
-    finally:
-        for one in shown:
-            one.close()
-    best = {"best": outcome.best, "best_step": outcome.best_step} if outcome.best is not None else {}
-    method = {key: value for key, value in bench.parts.attached.facts.items() if isinstance(value, int | float | str)}
-    return {"steps": outcome.step, "ended": outcome.reason, **best, **outcome.last, **merged, "method": method}
-
-
-def seen_from(folder: Path, facts: Any) -> Any:
-    """`facts` with the paths in its texts relative to `folder`: equal runs write equal files wherever they lie."""
-    if isinstance(facts, dict):
-        return {seen_from(folder, key): seen_from(folder, value) for key, value in facts.items()}
-    if isinstance(facts, list):
-        return [seen_from(folder, value) for value in facts]
-    if not isinstance(facts, str):
-        return facts
-    place, colon, rest = facts.partition(":")
-    known = os.path.isabs(place) or Path(place).is_relative_to(folder)
-    return os.path.relpath(place, folder) + colon + rest if known else facts
-
-
-def _measured(this: _Run, label: str, model: str) -> dict[str, Any]:
+def _measured(this: Session, label: str, model: str) -> dict[str, Any]:
     return measure(this.recipe, this.folder, label, model=model, trust=this.trust, note=this.note)
 
 
-def _write_host(this: _Run, began: float, cpu_s: float) -> None:
+def _write_host(this: Session, began: float, cpu_s: float) -> None:
     """Clock, host and cost, the only file of a run that differs between two equal runs; entries add up over resumes."""
     path = this.folder / "host.json"
     old = rundir.read_json(path) if path.is_file() else {"sessions": []}
@@ -310,7 +211,7 @@ def _write_host(this: _Run, began: float, cpu_s: float) -> None:
     rundir.write_json(path, {"stages": totals, "sessions": [*old["sessions"], session]})
 
 
-def _report(this: _Run) -> str:
+def _report(this: Session) -> str:
     """report.html and the curve's picture."""
     from bottega.workshop import report
 

@@ -232,7 +232,7 @@ def test_eval_scores_a_run_and_a_gate_that_is_not_passed_is_exit_1(made, tmp_pat
     }
     result = run(recipe, out=tmp_path / "gated", quiet=True)
     assert result.exit_code == 1 and result.gates == ("sum is 0.000, and the gate asks for at least 0.99",)
-    assert set(result.scorecards) == {"before", "after"}
+    assert set(result.scorecards) == {"0-before", "1-after"}
     with pytest.raises(UserError, match="gates are forgetting and the tasks"):
         run({**recipe, "evaluate": {"tasks": [str(task)], "gate": {"summ": 1}}}, out=tmp_path / "g2")
 

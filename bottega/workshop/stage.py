@@ -1,0 +1,146 @@
+"""One stage of a run: what it starts from, training it, its result; taken as it is where it has ended already.
+
+Left out: the order of stages and what surrounds them (stages.py), how the loop is built (build.py).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bottega.core import rundir
+from bottega.core.textio import progress
+from bottega.workshop.interrupt import REASON, Interrupts, Watched
+from bottega.workshop.record import Record, stage_record
+
+if TYPE_CHECKING:
+    from bottega.workshop.recipe import Recipe, Stage
+    from bottega.workshop.rows import StageRows
+
+
+@dataclass(kw_only=True, slots=True)
+class Session:
+    """What the stages of one run share."""
+
+    recipe: Recipe
+    folder: Path
+    record: Record
+    trust: str | None
+    quiet: bool
+    note: Callable[[str], None]
+    interrupts: Interrupts
+    spent: dict[str, Any] = field(default_factory=dict)
+
+
+def folder_of(run_folder: Path, number: int, stage: Stage) -> Path:
+    """stages/01-adapt, stages/02-instruct ..."""
+    return run_folder / "stages" / f"{number + 1:02d}-{stage.name}"
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the stage in `folder` has ended and its result is whole."""
+    return (folder / "stage.json").is_file() and not rundir.verify_manifest(folder / "result")
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether the stage in `folder` has made anything that other inputs would make differently."""
+    return (folder / "result").is_dir() or any((folder / "checkpoints").glob("step-*"))
+
+
+def run_stage(this: Session, number: int) -> dict[str, Any]:
+    """Run one stage, or take its result from the folder if it has ended."""
+    stage = this.recipe.stages[number]
+    folder = folder_of(this.folder, number, stage)
+    if is_done(folder):
+        this.note(f"{stage.name}: done already")
+        return dict(rundir.read_json(folder / "stage.json"))
+    this.interrupts.check()
+    began, cpu = time.time(), time.process_time()
+    this.note(f"{stage.name}: {stage.objective.name} with {stage.method.name}")
+    try:
+        facts = _train(this, number, folder)
+        rundir.write_json(folder / "stage.json", facts)
+    finally:
+        peak = (rundir.peak_memory_bytes() or 0) / 1e6
+        spent = {"seconds": time.time() - began, "cpu_s": time.process_time() - cpu, "peak_mb": round(peak)}
+        this.spent[stage.name] = spent
+    return facts
+
+
+def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
+    from bottega.data.chat import Template
+    from bottega.workshop import build
+
+    plan, stage = this.recipe, this.recipe.stages[number]
+    before = plan.stages[number - 1] if number else None
+    start = str(folder_of(this.folder, number - 1, before) / "result") if before else plan.model
+    goes_on = before is not None and before.then == "continue"
+    revision = None if before else plan.revision
+    loaded = build.open_model(start, revision=revision, trust=this.trust, stage=stage, goes_on=goes_on)
+    for line in loaded.notes:
+        this.note(f"{stage.name}: {line}")
+    template = Template.find(stage.template, loaded.tokenizer)
+    identities = {"tokenizer": build.tokenizer_identity(loaded.tokenizer), "template": template.sha256}
+    known = stage_record(stage, plan.seed)
+    this.record.check(stage.name, {**known, "base": loaded.identity, **identities})
+    setup = build.Setup(
+        stage=stage,
+        loaded=loaded,
+        template=template,
+        seed=plan.seed,
+        folder=folder,
+        start=start if before else plan.model,
+        goes_on=goes_on,
+    )
+    shown: list[Watched] = []
+
+    def show(steps: int) -> Watched:
+        shown.append(Watched(progress(steps, stage.name, quiet=this.quiet), this.interrupts))
+        return shown[-1]
+
+    try:
+        bench = build.assemble_stage(setup, show)
+        shown[-1].loop = bench.loop
+        rundir.write_json(folder / "intake.json", seen_from(this.folder, bench.rows.to_json()))
+        for line in _account(bench.rows):
+            shown[-1].note(line)
+        this.interrupts.check()
+        outcome = bench.loop.run()
+        if outcome.reason == REASON:
+            this.interrupts.check()
+        build.restore_best(bench, outcome, folder)
+        merged = build.write_result(setup, bench)
+    finally:
+        for one in shown:
+            one.close()
+    best = {"best": outcome.best, "best_step": outcome.best_step} if outcome.best is not None else {}
+    method = {key: value for key, value in bench.parts.attached.facts.items() if isinstance(value, int | float | str)}
+    return {"steps": outcome.step, "ended": outcome.reason, **best, **outcome.last, **merged, "method": method}
+
+
+def _account(rows: StageRows) -> list[str]:
+    """What became of the rows that were read, held-out ones too."""
+    lines = [line for intake in rows.intakes for line in intake.render().splitlines()]
+    for intake in rows.held_out_intakes:
+        first, *more = intake.render().splitlines()
+        lines += [f"validation {first}", *more]
+    if rows.held_out and not rows.held_out_intakes:
+        lines.append(f"validation rows: {len(rows.held_out):,} of these, kept out with their near duplicates")
+    return lines
+
+
+def seen_from(folder: Path, facts: Any) -> Any:
+    """`facts` with the paths in its texts relative to `folder`: equal runs write equal files wherever they lie."""
+    if isinstance(facts, dict):
+        return {seen_from(folder, key): seen_from(folder, value) for key, value in facts.items()}
+    if isinstance(facts, list):
+        return [seen_from(folder, value) for value in facts]
+    if not isinstance(facts, str):
+        return facts
+    place, colon, rest = facts.partition(":")
+    known = os.path.isabs(place) or Path(place).is_relative_to(folder)
+    return os.path.relpath(place, folder) + colon + rest if known else facts
