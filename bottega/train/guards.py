@@ -18,7 +18,8 @@ from bottega.core.types import Row, Tokens
 
 def fingerprint(tensor: Tensor) -> int:
     """A sum over the tensor's bits that changes whenever one value does (up to chance), cheap enough for every weight."""
-    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    flat = tensor.detach().contiguous().reshape(-1)
+    flat = (flat.clone() if flat.storage_offset() else flat).view(torch.uint8)
     whole = flat[: len(flat) // 4 * 4].view(torch.int32).to(torch.int64)
     weights = torch.arange(1, 1021, device=flat.device).repeat(-(-len(whole) // 1020))[: len(whole)]
     return int((whole * weights).sum()) ^ int(flat[len(flat) // 4 * 4 :].to(torch.int64).sum())

@@ -1,0 +1,148 @@
+"""What the loop notices: nothing learned, frozen weights that move, numbers that are not finite, early stops (T5, T7, T12)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bottega.core.errors import Diverged, DoesNotFit, UserError
+from bottega.core.types import Row, Tokens
+from bottega.train.guards import SelfCheck, fingerprint, heaviest, memory_errors
+from tests.models.tiny import tiny_model
+from tests.train.clients import VOCABULARY, make_loop, rows, weights
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return tiny_model("llama", tmp_path_factory.mktemp("llama"), vocab=VOCABULARY)
+
+
+def test_the_self_check_says_what_moved_and_what_did_not(llama, tmp_path):
+    loop = make_loop(llama, tmp_path, tune="lora", steps=6, lr=1e-3, optimizer="adamw", self_check=3)
+    notes: list[str] = []
+    loop.progress.note = notes.append  # type: ignore[method-assign]
+    loop.run()
+    frozen = sum(not p.requires_grad for p in loop.parts.scorer.parameters())
+    assert any(line.startswith("self-check:") and f"{frozen} frozen ones did not" in line for line in notes)
+
+
+def test_a_frozen_weight_that_moves_stops_the_run(llama, tmp_path):
+    loop = make_loop(llama, tmp_path, tune="lora", steps=6, lr=1e-3, optimizer="adamw", self_check=2)
+    frozen = next(p for p in loop.parts.scorer.parameters() if not p.requires_grad)
+    step = loop.parts.optimizer.step
+
+    def meddling() -> None:
+        step()
+        with torch.no_grad():
+            frozen.add_(1e-3)
+
+    loop.parts.optimizer.step = meddling  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="frozen parameters changed"):
+        loop.run()
+
+
+def test_a_learning_rate_of_zero_is_noticed(llama, tmp_path):
+    loop = make_loop(llama, tmp_path, steps=6, lr=0.0, self_check=2)
+    with pytest.raises(UserError, match="did not move in 2 steps.*raise lr"):
+        loop.run()
+
+
+def test_a_parameter_that_the_loss_does_not_reach_is_named():
+    module = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 1), "unused": torch.nn.Linear(2, 1)})
+    check = SelfCheck(module, steps=1)
+    module["used"](torch.ones(1, 2)).sum().backward()
+    with pytest.raises(UserError, match="unused.weight"):
+        check.after_backward(module)
+
+
+def test_a_single_changed_bit_changes_the_fingerprint():
+    tensor = torch.randn(1000)
+    before = fingerprint(tensor)
+    tensor.view(torch.int32)[617] ^= 1
+    assert fingerprint(tensor) != before
+    assert fingerprint(tensor.to(torch.bfloat16)[:7]) != fingerprint(tensor.to(torch.bfloat16)[1:8])
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(llama, tmp_path):
+    loop = make_loop(llama, tmp_path, steps=6, lr=1e-3)
+    loop.one_step()
+    before = weights(loop)
+    objective = loop.parts.spec.objective
+
+    def poisoned(scores, targets, **options):
+        terms, sums = objective(scores, targets, **options)
+        return {"nll": terms["nll"]._replace(total=terms["nll"].total * float("nan"))}, {
+            "loss/tokens": sums["loss/tokens"] * float("nan")
+        }
+
+    loop.parts.spec = replace(loop.parts.spec, objective=poisoned)
+    with pytest.raises(Diverged, match=r"step 2: loss nan.*rows 0, 1, 2.*weights are as before"):
+        loop.one_step()
+    assert all(torch.equal(value, before[name]) for name, value in weights(loop).items())
+    assert Diverged.exit_code == 5
+
+
+def test_rows_with_nothing_to_learn_end_in_one_sentence(llama, tmp_path):
+    loop = make_loop(llama, tmp_path, steps=2)
+    mute = [Row(index=i, branches=(Tokens([5, 6, 7], [0.0, 0.0, 0.0]),)) for i in range(8)]
+    loop.parts.source.rows = mute  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="none of the 8 rows has a token to learn"):
+        loop.one_step()
+
+
+def test_the_heaviest_batch_fills_the_limit_with_the_longest_shape():
+    batch = rows("branches")
+    longest = max(row.num_tokens for row in batch)
+    fake = heaviest(batch, 10 * longest)
+    assert len(fake) == 10 and all(row.num_tokens == longest and len(row.branches) == 2 for row in fake)
+
+
+def test_the_heaviest_batch_leaves_no_trace(llama, tmp_path):
+    """With and without the trial: the same weights after a step (optimizer, random state and gradients are put back)."""
+    results = []
+    for sample_rows in ((), rows("single")):
+        loop = make_loop(llama, tmp_path / str(len(sample_rows)), steps=1)
+        loop.parts.sample_rows = sample_rows
+        loop.run()
+        results.append(weights(loop))
+    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+
+
+def test_running_out_of_memory_names_three_settings():
+    error = memory_errors(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+    assert isinstance(error, DoesNotFit) and error.exit_code == 6
+    for setting in ("micro_tokens", "checkpointing", "method: lora"):
+        assert setting in str(error)
+    assert memory_errors(RuntimeError("shapes do not match")) is None
+
+
+def test_early_stopping_keeps_the_best_checkpoint_and_evaluation_changes_no_step(llama, tmp_path):
+    """The watched metric gets worse after the second evaluation, whatever the weights: two more, and the run ends."""
+    values = iter([3.0, 2.0, 2.5, 2.6, 2.7, 2.8])
+    plain = make_loop(llama, tmp_path / "plain", steps=8, lr=1e-2, schedule="constant")
+    plain.run()
+    stopped = make_loop(
+        llama, tmp_path / "stop", steps=8, lr=1e-2, eval_every=1, early_stop="loss", patience=2, keep=1, save_every=1
+    )
+
+    def validate(step: int) -> dict[str, float]:
+        torch.rand(5)
+        return {"loss": next(values)}
+
+    stopped.parts.validate = validate
+    outcome = stopped.run()
+    assert (outcome.step, outcome.best, outcome.best_step) == (4, 2.0, 2)
+    assert outcome.reason.startswith("no better loss in 2 evaluations")
+    assert sorted(p.name for p in (tmp_path / "stop" / "checkpoints").iterdir()) == ["step-0000002", "step-0000004"]
+    logged = [[json.loads(line)["loss"] for line in (tmp_path / d / "metrics.jsonl").open()] for d in ("plain", "stop")]
+    assert logged[1] == logged[0][:4]
+
+
+def test_a_metric_that_nobody_measures_is_named(llama, tmp_path):
+    loop = make_loop(llama, tmp_path, steps=2, eval_every=1, early_stop="acuracy")
+    loop.parts.validate = lambda step: {"accuracy": 1.0}
+    with pytest.raises(UserError, match="early_stop watches 'acuracy', but the evaluation gives accuracy"):
+        loop.run()

@@ -1,0 +1,126 @@
+"""Objectives against numbers worked out by hand, schedules against their definition."""
+
+from __future__ import annotations
+
+import doctest
+import math
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+
+from bottega.core.errors import UserError
+from bottega.core.types import Targets
+from bottega.train import schedule, source
+from bottega.train.objectives import OBJECTIVES, spec
+from bottega.train.objectives.preference import dpo
+
+
+def pair(chosen: float, rejected: float, lengths=(1, 1)) -> tuple[dict, Targets]:
+    """One pair whose log-ratios to the reference are given, spread over so many tokens each."""
+    count = sum(lengths)
+    per_token = [chosen / lengths[0]] * lengths[0] + [rejected / lengths[1]] * lengths[1]
+    targets = Targets(
+        labels_S=torch.zeros(count, dtype=torch.long),
+        weights_S=torch.ones(count),
+        sequence_S=torch.tensor([0] * lengths[0] + [1] * lengths[1]),
+        row_Q=torch.tensor([0, 0]),
+    )
+    return {"logp": torch.tensor(per_token) - 2.0, "ref.logp": torch.full((count,), -2.0)}, targets
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        # d = 1 - (-1) = 2, h = 0.5 * 2 = 1
+        ({}, math.log1p(math.exp(-1))),
+        # 0.9 * log(1 + e^-1) + 0.1 * log(1 + e^1)
+        ({"label_smoothing": 0.1}, 0.9 * math.log1p(math.exp(-1)) + 0.1 * math.log1p(math.exp(1))),
+        # (0.9 * log(1 + e^-1) - 0.1 * log(1 + e^1)) / 0.8
+        (
+            {"loss": "robust", "label_smoothing": 0.1},
+            (0.9 * math.log1p(math.exp(-1)) - 0.1 * math.log1p(math.exp(1))) / 0.8,
+        ),
+        # max(0, 1 - 1)
+        ({"loss": "hinge"}, 0.0),
+        # (2 - 1 / (2 * 0.5))^2 = 1
+        ({"loss": "ipo"}, 1.0),
+    ],
+)
+def test_dpo_and_its_variants_on_one_pair(options, wanted):
+    terms, sums = dpo(*pair(1.0, -1.0), beta=0.5, **options)
+    assert float(terms["dpo"].total) == pytest.approx(wanted, abs=1e-6)
+    assert terms["dpo"].unit == "pairs"
+    assert float(sums["accuracy/pairs"]) == 1.0
+
+
+def test_length_normalised_dpo_divides_each_answers_log_ratio_by_its_tokens():
+    """Log-ratios 2 over 4 tokens and -1 over 2: d = 0.5 - (-0.5) = 1, h = 0.1."""
+    terms, _ = dpo(*pair(2.0, -1.0, lengths=(4, 2)), beta=0.1, length_normalised=True)
+    assert float(terms["dpo"].total) == pytest.approx(math.log1p(math.exp(-0.1)), abs=1e-6)
+
+
+def test_the_sft_term_is_the_chosen_answers_mean_negative_log_likelihood():
+    """logp of the chosen token: 1 - 2 = -1, so the term is 1, weighted by 0.5."""
+    terms, _ = dpo(*pair(1.0, -1.0), beta=0.5, sft_weight=0.5)
+    assert float(terms["sft"].total) == pytest.approx(1.0)
+    assert terms["sft"].weight == 0.5
+
+
+def test_dpo_gradient_is_beta_times_sigmoid_of_minus_h():
+    """d loss / d logp(chosen) = -beta * s(-h): -0.5 * s(-1)."""
+    scores, targets = pair(1.0, -1.0)
+    scores["logp"].requires_grad_()
+    terms, _ = dpo(scores, targets, beta=0.5)
+    (slope,) = torch.autograd.grad(terms["dpo"].total, scores["logp"])
+    expected = 0.5 / (1 + math.e)
+    torch.testing.assert_close(slope, torch.tensor([-expected, expected]))
+
+
+def test_wrong_options_name_the_nearest_right_one():
+    with pytest.raises(UserError, match="did you mean 'dpo'"):
+        spec("dpoo")
+    with pytest.raises(UserError, match="did you mean 'label_smoothing'"):
+        spec("dpo", label_smothing=0.1)
+    with pytest.raises(UserError, match="outside"):
+        dpo(*pair(1.0, 0.0), label_smoothing=0.7)
+
+
+def test_every_objective_of_the_table_builds():
+    for name, entry in OBJECTIVES.items():
+        assert spec(name).needs == entry.needs
+
+
+@pytest.mark.parametrize("name", ["train.schedule", "train.source", "train.metrics", "train.objectives.preference", "data.blocks"])
+def test_worked_examples_in_docstrings_hold(name):
+    assert doctest.testmod(import_module(f"bottega.{name}")).failed == 0
+
+
+def test_schedules_start_above_zero_peak_at_one_and_end_low():
+    for name in schedule.SCHEDULES:
+        scales = [
+            schedule.scale_at(step, steps=100, schedule=name, warmup=10, decay=0.3, floor=0.01) for step in range(100)
+        ]
+        assert scales[0] == 0.1 and max(scales) == 1.0 and min(scales) >= 0.01
+        if name != "constant":
+            assert scales[-1] < 0.05
+    with pytest.raises(UserError, match="cosine"):
+        schedule.scale_at(50, steps=100, schedule="cosin", warmup=0, decay=0.1, floor=0.0)
+
+
+def test_a_data_set_continues_from_its_state_and_loses_no_row():
+    """7 rows in batches of 3: 3 + 3 + 1, every epoch in another order, and the same from any cursor."""
+    whole = source.Dataset(list(range(7)), batch=3, seed=1)  # type: ignore[arg-type]
+    seen = [whole.next() for _ in range(9)]
+    for epoch in range(3):
+        rows = [row for batch, state in seen if state["epoch"] == epoch for row in batch]
+        assert sorted(rows) == list(range(7))
+    again = source.Dataset(list(range(7)), batch=3, seed=1)  # type: ignore[arg-type]
+    again.restore(seen[3][1])
+    assert [again.next() for _ in range(5)] == seen[4:]
+
+
+def test_advantages_of_a_single_reward_with_lambda_one_are_reward_minus_value():
+    found, returns = source.advantages(np.array([0.0, 0.0, 3.0]), np.array([1.0, 1.0, 1.0]), gamma=1.0, lam=1.0)
+    assert found.tolist() == [2.0, 2.0, 2.0] and returns.tolist() == [3.0, 3.0, 3.0]
