@@ -93,6 +93,7 @@ class BarProgress:
         """`step` of the total is done."""
         if self.first is None:
             self.first, self.start = step, time.monotonic()
+            self.bar.reset(self.task, completed=step)
         rate = (step - self.first) / max(time.monotonic() - self.start, 1e-9)
         facts = "  ".join([*describe(metrics or {}), *([f"{rate:.3g}/s"] if rate else [])])
         self.bar.update(self.task, completed=step, facts=facts)

@@ -34,7 +34,6 @@ EXTRAS = {
     "docs": Extra("pdf and html documents", ("pypdf", "trafilatura")),
     "office": Extra("docx documents", ("docx",)),
     "report": Extra("pictures of the curves", ("matplotlib",)),
-    "track": Extra("TensorBoard logs", ("tensorboardX",)),
     "dev": Extra("the project's own tests", ("pytest", "hypothesis", "ruff", "mypy")),
 }
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bottega.core.errors import UserError
-from bottega.core.types import Row
+from bottega.core.types import Document, Row
 from bottega.data import formats, prepare
 from bottega.data.blocks import blocks
 from bottega.data.chat import Template
+from bottega.data.chunk import chunk
 from bottega.data.intake import Intake
 from bottega.data.mix import mix
 from bottega.data.sources import Problem
@@ -26,6 +27,9 @@ from bottega.train.objectives import OBJECTIVES
 from bottega.workshop.recipe import Part, Stage
 
 DEFAULT_MAX_TOKENS = 2048
+MIN_DOCUMENTS, PIECE = 10, 1000
+"""With fewer documents than this, passages of so many characters are split for validation instead of documents."""
+_PLACE = "__passage__"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +40,7 @@ class StageRows:
     held_out: list[Row]
     intakes: tuple[Intake, ...]
     held_out_intakes: tuple[Intake, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As written to intake.json: the sums over the sources, then each source, then the held-out rows."""
@@ -92,14 +97,18 @@ def read_rows(stage: Stage, loaded: Loaded, template: Template, *, seed: int) ->
     found = [_samples(part) for part in stage.data]
     held_out = [_samples(part) for part in (stage.validation.data if stage.validation else ())]
     share = stage.validation.share if stage.validation else None
-    if share and kind != "text":
+    notes: tuple[str, ...] = ()
+    if share:
+        if kind == "text" and sum(isinstance(item, Document) for items in found for item in items) < MIN_DOCUMENTS:
+            found = [[piece for item in items for piece in _pieces(item)] for items in found]
+            notes = (
+                f"fewer than {MIN_DOCUMENTS} documents: passages of {PIECE:,} characters are kept out, not documents",
+            )
         found, kept_out = _apart(found, share, seed)
-        held_out = [kept_out]
+        found, held_out = [_joined(items) for items in found], [_joined(kept_out)]
     made = [prepare.rows(samples, loaded.tokenizer, template, **options) for samples in found]
     held = [prepare.rows(samples, loaded.tokenizer, template, **options) for samples in held_out]
     train, held_rows = [rows for rows, _ in made], [row for rows, _ in held for row in rows]
-    if share and kind == "text":
-        train, held_rows = _apart(train, share, seed)
     if stage.blocks:
         if kind != "text":
             raise UserError(f"blocks: true is for pretrain, not {stage.objective.name}; leave it out")
@@ -109,11 +118,37 @@ def read_rows(stage: Stage, loaded: Loaded, template: Template, *, seed: int) ->
         held_out=_numbered([held_rows])[0],
         intakes=tuple(intake for _, intake in made),
         held_out_intakes=tuple(intake for _, intake in held),
+        notes=notes,
     )
 
 
 def _samples(part: Part) -> list[Any]:
     return list(formats.samples(part.path, format=part.format, columns=part.columns))
+
+
+def _pieces(item: Any) -> list[Any]:
+    """A document as passages, each with its number; anything else as it is."""
+    if not isinstance(item, Document):
+        return [item]
+    parts = chunk(item.text, size=PIECE)
+    return [
+        dataclasses.replace(item, text=part.text, meta={**item.meta, _PLACE: (id(item), number)})
+        for number, part in enumerate(parts)
+    ]
+
+
+def _joined(items: list[Any]) -> list[Any]:
+    """Passages that follow one another in their document put together again."""
+    joined: list[Any] = []
+    last: tuple[int, int] | None = None
+    for item in items:
+        place = item.meta.get(_PLACE) if isinstance(item, Document) else None
+        if place is not None and last == (place[0], place[1] - 1):
+            joined[-1] = dataclasses.replace(joined[-1], text=joined[-1].text + item.text)
+        else:
+            joined.append(item)
+        last = place
+    return joined
 
 
 def _apart(sources: list[list[Any]], share: float, seed: int) -> tuple[list[list[Any]], list[Any]]:

@@ -128,9 +128,7 @@ def _account(rows: StageRows) -> list[str]:
     for intake in rows.held_out_intakes:
         first, *more = intake.render().splitlines()
         lines += [f"validation {first}", *more]
-    if rows.held_out and not rows.held_out_intakes:
-        lines.append(f"validation rows: {len(rows.held_out):,} of these, kept out with their near duplicates")
-    return lines
+    return [*lines, *(f"note: {note}" for note in rows.notes)]
 
 
 def seen_from(folder: Path, facts: Any) -> Any:

@@ -402,3 +402,39 @@ def test_the_webhook_is_told_and_the_secret_stays_out_of_the_folder(made, tmp_pa
     assert told[0][0] == "Bearer canary-4711" and told[0][1]["name"] == "x"
     for path in (tmp_path / "out").rglob("*"):
         assert path.is_dir() or b"canary-4711" not in path.read_bytes(), path
+
+
+def test_a_start_that_failed_blocks_nothing(made, tmp_path):
+    path = jsonl(tmp_path / "rows.jsonl", [{"frage": "a", "antwort": "b"}] * 4)
+    columns = {"prompt": "frage", "completion": "antwurt"}
+    with pytest.raises(UserError, match="antwurt"):
+        run(_with(made, {"data": {"path": str(path), "columns": columns}}), out=tmp_path / "out", quiet=True)
+    mended = {**columns, "completion": "antwort"}
+    assert run(_with(made, {"data": {"path": str(path), "columns": mended}}), out=tmp_path / "out", quiet=True)
+
+
+def test_few_documents_keep_passages_out_that_are_nowhere_in_training(made, tmp_path):
+    from bottega.models.load import load
+    from bottega.workshop.recipe import load as load_recipe
+    from bottega.workshop.rows import read_rows
+
+    text = "".join(
+        f"# Part {i}\n\n" + f"Sentence number {i * i} of part {i} speaks of thing {i}. " * 12 + "\n\n"
+        for i in range(20)
+    )
+    (tmp_path / "one.md").write_text(text)
+    (tmp_path / "two.md").write_text("A preface of another kind.\n\n" + text)
+    loaded = load(str(made[0] / "model"))
+    recipe = load_recipe(
+        _with(made, {"objective": "pretrain", "data": str(tmp_path), "validation": 0.2, "max_tokens": 128})
+    )
+    from bottega.data.chat import Template
+
+    rows = read_rows(recipe.stages[0], loaded, Template.of(loaded.tokenizer), seed=0)
+    said = [
+        loaded.tokenizer.decode([i for row in part for i in row.branches[0].ids])
+        for part in (rows.train[0], rows.held_out)
+    ]
+    kept_out = {i for i in range(20) if f"speaks of thing {i}." in said[1]}
+    assert kept_out and not any(f"Sentence number {i * i} of part {i} speaks" in said[0] for i in kept_out)
+    assert "passages" in rows.notes[0]
