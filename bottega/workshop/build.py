@@ -147,10 +147,12 @@ def assemble_stage(setup: Setup, progress: Callable[[int], Progress]) -> Bench:
         packed=setup.loaded.packs,
         save_model=save,
     )
+    visited = None
     if any(need.startswith("ref.") for need in parts.spec.needs):
-        rows = _with_references(setup, parts, rows, settings.micro_tokens, shown.note)
+        visited = _visited(source, settings.steps)
+        rows = _with_references(setup, parts, rows, visited, settings.micro_tokens, shown.note)
         parts.source = _source(setup, rows)
-    parts.sample_rows = [row for one in rows.train for row in one]
+    parts.sample_rows = [row for one in rows.train for row in one if visited is None or row.index in visited]
     parts.validate = _validate(setup, parts, rows.held_out, settings.micro_tokens)
     loop = Loop(parts, settings, setup.folder, shown)
     return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save)
@@ -165,20 +167,28 @@ def _source(setup: Setup, rows: StageRows) -> Dataset:
     return Dataset(mixed(rows.train, setup.stage.data, seed=setup.seed), batch=setup.stage.batch, seed=setup.seed)
 
 
+def _visited(source: Dataset, steps: int) -> set[int]:
+    """The rows that so many steps will ever see; the source's cursor is put back."""
+    start = {"epoch": source.epoch, "at": source.at}
+    seen: set[int] = set()
+    for _ in range(min(steps, source.steps_per_epoch)):  # later epochs bring the same rows in another order
+        seen.update(row.index for row in source.next()[0])
+    source.restore(start)
+    return {row.index for row in source.rows} if steps > source.steps_per_epoch else seen
+
+
 def _with_references(
-    setup: Setup, parts: Parts, rows: StageRows, micro_tokens: int, note: Callable[[str], None]
+    setup: Setup, parts: Parts, rows: StageRows, visited: set[int], micro_tokens: int, note: Callable[[str], None]
 ) -> StageRows:
-    """The rows with what the model at the stage's start thinks of them, computed once and cached."""
+    """The visited rows with what the model at the stage's start thinks of them, computed once and cached."""
 
     def scored(flat: list[Row], name: str) -> list[Row]:
         cache, key = setup.folder / "cache" / name, rows_key(flat, setup.loaded.identity)
         return with_reference(parts, flat, micro_tokens=micro_tokens, cache=cache, key=key, note=note) if flat else []
 
-    flat = scored([row for one in rows.train for row in one], "reference.safetensors")
-    train, at = [], 0
-    for one in rows.train:
-        train.append(flat[at : at + len(one)])
-        at += len(one)
+    flat = scored([row for one in rows.train for row in one if row.index in visited], "reference.safetensors")
+    known = {row.index: row for row in flat}
+    train = [[known.get(row.index, row) for row in one] for one in rows.train]
     held_out = scored(rows.held_out, "reference-validation.safetensors")
     return dataclasses.replace(rows, train=train, held_out=held_out)
 

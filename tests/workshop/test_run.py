@@ -438,3 +438,9 @@ def test_few_documents_keep_passages_out_that_are_nowhere_in_training(made, tmp_
     kept_out = {i for i in range(20) if f"speaks of thing {i}." in said[1]}
     assert kept_out and not any(f"Sentence number {i * i} of part {i} speaks" in said[0] for i in kept_out)
     assert "passages" in rows.notes[0]
+
+
+def test_references_are_computed_only_for_the_pairs_that_the_run_will_see(made, tmp_path, capsys):
+    stage = {"objective": "dpo", "data": str(made[0] / "prefs.jsonl"), "steps": 2, "batch": 3}
+    run(_with(made, stage), out=tmp_path / "out")
+    assert "reference log-probabilities of 6 rows" in capsys.readouterr().err
