@@ -13,8 +13,16 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 PLAIN_EVERY_S = 5.0
-_SHOWN = {"loss": "loss", "eval.loss": "validation loss", "accuracy": "accuracy", "lr": "lr", "tokens/s": ""}
-"""Metrics that go into one line, and what they are called there."""
+_SHOWN = {
+    "loss": "loss {:.4g}",
+    "eval.loss": "validation loss {:.4g}",
+    "accuracy": "accuracy {:.4g}",
+    "lr": "lr {:.4g}",
+    "tokens/s": "{:,.0f} tokens/s",
+    "mfu": "{:.0%} MFU",
+    "GB": "{:.2g} GB",
+}
+"""Metrics that go into one line, and how they are written there."""
 
 
 class PlainProgress:
@@ -146,10 +154,10 @@ def describe(metrics: Mapping[str, float]) -> list[str]:
     ['loss 2.346', 'lr 0.0001', '812 tokens/s']
     """
     words = []
-    for name, word in _SHOWN.items():
+    for name, form in _SHOWN.items():
         value = metrics.get(name)
         if value is not None:
-            words.append(f"{word} {value:.4g}" if word else f"{value:,.0f} {name}")
+            words.append(form.format(value))
     return words
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bottega.core import devices
 from bottega.core.errors import UserError
 from bottega.core.rundir import append_jsonl, trim_jsonl
 from bottega.core.types import Attached, Progress, Row, Source, Spec, Targets, Tokens
@@ -75,6 +76,8 @@ class Loop:
         self.cursor: dict[str, Any] = {}
         self.tokens_seen = 0
         self.saved_step = -1
+        learn = sum(p.numel() for p in parts.scorer.parameters() if p.requires_grad)
+        self.flops_per_token = 4 * sum(p.numel() for p in parts.scorer.parameters()) + 2 * learn
         self.check: SelfCheck | None = None
 
     def run(self) -> Outcome:
@@ -94,14 +97,19 @@ class Loop:
                     line |= self._evaluate()
                 log.write(line)
                 timing.write(spent | {"tokens": line["tokens"]})
-                shown = {k: v for k, v in line.items() if k != "step"}
-                self.progress.update(self.step, shown | {"tokens/s": line["tokens"] / max(spent["seconds"], 1e-9)})
                 self.outcome.last = {k: v for k, v in line.items() if k != "step"}
+                self.progress.update(self.step, self.outcome.last | self._rates(line["tokens"], spent["seconds"]))
                 if self._due(self.settings.save_every) or self.outcome.reason != "steps":
                     log.sync()
                     self._save()
         self.outcome.step = self.step
         return self.outcome
+
+    def _rates(self, tokens: int, seconds: float) -> dict[str, float]:
+        """What only the live view shows: tokens per second, model FLOPs utilisation (2 FLOPs a weight forward, 2 for the gradient
+        of activations, 2 more where the weight learns; attention not counted), memory in GB."""
+        speed = tokens / max(seconds, 1e-9)
+        return {"tokens/s": speed, "mfu": speed * self.flops_per_token / devices.peak_flops(), "GB": devices.memory_gb()}
 
     def _due(self, every: int) -> bool:
         return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
