@@ -17,7 +17,8 @@ from bottega.data.formats import format_of, samples
 from bottega.data.sources import Problem, find
 
 CHARACTERS_PER_TOKEN = 4
-OBJECTIVES = {Document: "pretrain", Conversation: "sft", Preference: "dpo"}
+OBJECTIVES: dict[type, str] = {Document: "pretrain", Conversation: "sft", Preference: "dpo"}
+NAMES: dict[type, str] = {Document: "texts", Conversation: "chats", Preference: "pairs", Labelled: "labelled texts"}
 WORDS = {
     "pretrain": "go on reading: the model learns the language and the facts of these texts",
     "sft": "learn the answers of these conversations",
@@ -76,7 +77,10 @@ def _look(path: str, format: str | None) -> dict[str, Any]:
         characters, longest = characters + size, max(longest, size)
     if not counts:
         raise UserError(f"no row of {path} can be used, for example {example}; see `bottega data check {path}`")
-    kind = max(counts, key=lambda each: counts[each])
+    kind = next(iter(counts))
+    if len(counts) > 1:
+        held = ", ".join(f"{count:,} {NAMES[each]}" for each, count in counts.items())
+        raise UserError(f"{path} holds {held}, and a stage learns from one kind: name a file or folder with one")
     if kind is Labelled:
         raise UserError(f"{path} holds labelled texts; no objective learns from labels yet: give chats, texts or pairs")
     return {
@@ -123,7 +127,7 @@ def _recipe(seen: dict[str, Any], data: str, model: str, format: str | None, tem
         "      method: {name: lora, rank: 16}  # or full: every weight learns",
         "      epochs: 1                       # or steps: 200",
         "      batch: 8                        # rows a step",
-        f"      # lr: {2e-5 if objective == 'dpo' else 2e-4:.0e}                     # peak learning rate, LoRA's default",
+        _rate(model, objective),
     ]
     if splits:
         lines.append("      validation: 0.1                 # share kept out, near duplicates with it; or a file")
@@ -142,6 +146,15 @@ def _recipe(seen: dict[str, Any], data: str, model: str, format: str | None, tem
         "",
     ]
     return "\n".join(lines)
+
+
+def _rate(model: str, objective: str) -> str:
+    """The learning rate: written out for the bundled model, which is small and wants ten times what large ones do."""
+    usual = 2e-5 if objective == "dpo" else 2e-4
+    if model == "garzone":
+        small = 5e-4 if objective == "dpo" else 2e-3
+        return f"      lr: {small:.0e}                       # for garzone; large models want {usual:.0e}"
+    return f"      # lr: {usual:.0e}                     # peak learning rate; this is the default for LoRA"
 
 
 def _lengths(seen: dict[str, Any]) -> list[str]:

@@ -67,3 +67,12 @@ def test_init_as_a_command_prints_json(tmp_path, monkeypatch, capsys):
     assert cli.door(["init", "c.jsonl", "--json", "--template", "chatml"]) == 0
     assert json.loads(capsys.readouterr().out)["objective"] == "sft"
     assert recipe.load("recipe.yaml").stages[0].template == "chatml"
+
+
+def test_a_folder_of_several_kinds_is_named_with_its_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "c.jsonl", [{"prompt": "q", "completion": "a"}] * 2)
+    write(tmp_path / "in" / "p.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    with pytest.raises(UserError, match="holds 2 chats, 1 pairs, and a stage learns from one kind"):
+        init("in")
