@@ -15,6 +15,7 @@ from bottega.core.config import Marks, closest, convert
 from bottega.core.errors import UserError
 from bottega.core.strictyaml import Path as Keys
 from bottega.models.methods import METHODS, method
+from bottega.train import trackers
 from bottega.train.objectives import OBJECTIVES
 from bottega.train.schedule import SCHEDULES
 from bottega.train.settings import LoopSettings
@@ -90,6 +91,10 @@ def check(recipe: Recipe, marks: Marks) -> list[str]:
     for i, stage in enumerate(recipe.stages):
         following = recipe.stages[i + 1] if i + 1 < len(recipe.stages) else None
         mistakes += _check_stage(stage, following, marks, ("stages", i))
+    try:
+        trackers.check(recipe.track)
+    except UserError as error:
+        mistakes.append(f"{marks.at(('track',))}: {error}")
     for i, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else ()):
         if task.endswith((".yaml", ".yml")) and not Path(task).is_file():
             mistakes.append(f"{marks.at(('evaluate', 'tasks', i))}: there is no task file {recipe_file.short(task)}")

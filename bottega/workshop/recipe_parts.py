@@ -168,3 +168,4 @@ class Recipe:
     seed: int = option(0, "of everything that is drawn", low=0, high=2**32 - 1)
     evaluate: Evaluate | None = option(None, "measured before and after")
     notify: Notify | None = option(None, "whom to tell at the end")
+    track: tuple[str, ...] = option((), "send metrics to tensorboard, wandb or mlflow too")

@@ -73,6 +73,7 @@ def run_stage(this: Session, number: int) -> dict[str, Any]:
 
 def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     from bottega.data.chat import Template
+    from bottega.train.trackers import Tracked
     from bottega.workshop import build
 
     plan, stage = this.recipe, this.recipe.stages[number]
@@ -99,7 +100,10 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     shown: list[Watched] = []
 
     def show(steps: int) -> Watched:
-        shown.append(Watched(progress(steps, stage.name, quiet=this.quiet), this.interrupts))
+        inner: Any = progress(steps, stage.name, quiet=this.quiet)
+        if plan.track:
+            inner = Tracked(inner, plan.track, folder=this.folder, run=plan.name, stage=stage.name)
+        shown.append(Watched(inner, this.interrupts))
         return shown[-1]
 
     try:
