@@ -327,7 +327,7 @@ def test_a_full_disk_is_exit_7_and_the_run_goes_on_when_there_is_room(made):
     )
     arguments = ["run", str(made[0] / "r.yaml"), "--out", str(out), "--quiet"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    assert done.returncode == 7 and done.stderr.count("\n") == 1 and "free some space" in done.stderr
+    assert done.returncode == 7 and done.stderr.count("\n") == 1 and "free some space" in done.stderr, done.stderr
     run(made[0] / "r.yaml", out=out, quiet=True)
     assert contents(out) == contents(made[0] / "runs" / "tiny")
 
@@ -372,7 +372,7 @@ def test_a_local_model_that_cannot_be_opened_is_refused_before_torch_is_imported
     )
     code = "import sys; from bottega.cli import door; c = door(['run', 'r.yaml']); print(c, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.split() == ["2", "False"] and "nowhere" in done.stderr
+    assert done.stdout.split() == ["2", "False"] and "nowhere" in done.stderr, done.stderr
 
 
 def test_the_webhook_is_told_and_the_secret_stays_out_of_the_folder(made, tmp_path, monkeypatch):
