@@ -3,7 +3,7 @@
 A comment in front of a block says how it is checked: `<!-- run: fast -->` (default tests), `<!-- run: slow -->`, or
 `<!-- run: parse -->` (words and options only: it needs a network, a terminal or hours). `with: key=value ...` after a
 semicolon is added to each `bottega run` of the block, to make it small; `model: tiny` puts a tiny random model in the
-place of the bundled base. The blocks of a page run in order, in one copy of what a checkout holds.
+place of the bundled base. `<!-- file: NAME -->` in front of a yaml block: it is written to that file first. The blocks of a page run in order, in one copy of what a checkout holds.
 Left out: what the commands print.
 """
 
@@ -28,6 +28,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(page for page in (ROOT / "docs").rglob("*.
 """All pages but the plan of the house, whose block shows signatures."""
 BLOCK = re.compile(r"^(?:<!-- (?P<how>run: [^\n]*?) -->\n)?```(?P<kind>bash|python|console|sh)\n(?P<text>.*?)^```$", re.M | re.S)
 INLINE = re.compile(r"`(bottega(?: [^`]+)?)`")
+FILE = re.compile(r"^<!-- file: (\S+) -->\n```yaml\n(.*?)^```$", re.M | re.S)
 HOWS = ("fast", "slow", "parse")
 SAMPLES = {"chats.jsonl": "chats.jsonl", "pairs.jsonl": "pairs.jsonl", "docs": "handbook"}
 """Names that the pages use for the reader's own files, and the examples that stand in for them."""
@@ -155,8 +156,10 @@ def run_page(page: Path, hows: tuple[str, ...], request, monkeypatch) -> None:
     chosen = [block for block in blocks(page) if block.how in hows]
     if any("../shared" in block.text for block in chosen) and not SHARED.is_dir():
         pytest.skip("the real inputs are not beside the checkout")
-    if any(not block.tiny for block in chosen) and not (ROOT / "bottega" / "models" / "garzone").is_dir():
+    if any(not block.tiny for block in chosen) and not (ROOT / "bottega" / "models" / "garzone" / "config.json").is_file():
         pytest.skip("the bundled base is not there yet")
+    for path, text in FILE.findall(page.read_text(encoding="utf-8")):
+        Path(path).write_text(text, encoding="utf-8")
     for block in chosen:
         model = request.getfixturevalue("stand_in") if block.tiny else None
         if block.kind == "python":

@@ -15,15 +15,8 @@ import pytest
 
 from bottega import cli
 from bottega.core import rundir
-from tests.models.tiny import tiny_model
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A random Llama with room for a worked answer in bytes."""
-    return tiny_model("llama", tmp_path_factory.mktemp("model"), max_position_embeddings=1024)
 
 
 def head(path: Path, out: Path, rows: int) -> Path:
@@ -69,10 +62,10 @@ def test_hh_rlhf_is_aligned_by_dpo_and_its_held_out_loss_falls(model, shared_dat
 
 
 @pytest.mark.parametrize("name", ["phoenix.md", "phoenix.pdf"])
-def test_a_document_is_read_on_and_the_loss_of_its_held_out_windows_falls(model, shared_data, tmp_path, name, capsys):
+def test_a_document_is_read_on_and_the_loss_of_its_held_out_passages_falls(model, shared_data, tmp_path, name, capsys):
     data = shared_data(f"documents/{name}")
     settings = [f"data={data}", f"model={model}", "steps=10", "batch=4", "eval_every=5"]
     losses, intake = run("phoenix.yaml", tmp_path / "run", *settings)
     assert falls(losses), losses
-    assert intake["read"] == 1 and intake["cut"] == 1 and intake["tokens_lost"] == 0
+    assert intake["cut"] == intake["read"] and intake["tokens_lost"] == 0 and intake["rows"]["validation"] > 0
     assert "windows added" in capsys.readouterr().err

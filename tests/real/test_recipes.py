@@ -19,12 +19,13 @@ HEAD = ("Command:", "Data:", "Hardware:", "Time:", "Score:")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_a_recipe_parses_and_plans(path, shared_data, capsys):
+def test_a_recipe_parses_and_plans(path, model, shared_data, capsys):
     if found := re.search(r"shared/data/(\S+)", path.read_text()):
         shared_data(found[1])
-    assert cli.door(["run", str(path), "--dry-run", "--json"]) == 0
+    assert "\nmodel: garzone" in path.read_text()
+    assert cli.door(["run", str(path), f"model={model}", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["name"] == path.stem and plan["model"] == "garzone" and plan["stages"]
+    assert plan["name"] == path.stem and plan["stages"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
