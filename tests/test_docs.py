@@ -3,7 +3,7 @@
 A comment in front of a block says how it is checked: `<!-- run: fast -->` (default tests), `<!-- run: slow -->`, or
 `<!-- run: parse -->` (words and options only: it needs a network, a terminal or hours). `with: key=value ...` after a
 semicolon is added to each `bottega run` of the block, to make it small; `model: tiny` puts a tiny random model in the
-place of the bundled base. `<!-- file: NAME -->` in front of a yaml block: it is written to that file first. The blocks of a page run in order, in one copy of what a checkout holds.
+place of the bundled base; `check: may fail` allows exit code 1 (a check that came out negative). `<!-- file: NAME -->` in front of a yaml block: it is written to that file first. The blocks of a page run in order, in one copy of what a checkout holds.
 Left out: what the commands print.
 """
 
@@ -43,6 +43,7 @@ class Block:
     how: str
     more: tuple[str, ...] = ()
     tiny: bool = False
+    exits: tuple[int, ...] = (0,)
 
     @property
     def lines(self) -> list[str]:
@@ -56,7 +57,8 @@ def blocks(page: Path) -> list[Block]:
     for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
         said = dict(part.strip().split(": ", 1) for part in (match["how"] or "run: missing").split(";"))
         more = tuple(said.get("with", "").split())
-        found.append(Block(match["kind"], match["text"], said["run"], more, said.get("model") == "tiny"))
+        exits = (0, 1) if "check" in said else (0,)
+        found.append(Block(match["kind"], match["text"], said["run"], more, said.get("model") == "tiny", exits))
     return found
 
 
@@ -188,4 +190,4 @@ def run_line(line: str, block: Block, model: Path | None, monkeypatch) -> None:
         words += [f"model={model}"] if words[0] == "run" and not any(w.startswith("model=") for w in words) else []
         words += ["--model", str(model)] if words[:2] == ["data", "inspect"] and "--model" not in words else []
     code = cli.door(words)
-    assert code == 0, f"{line}: exit code {code}"
+    assert code in block.exits, f"{line}: exit code {code}"
