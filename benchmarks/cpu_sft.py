@@ -1,7 +1,7 @@
 """Supervised tuning on one CPU core against TRL, LLaMA-Factory and litgpt: same model, data, batches and loss.
 
-Left out: GPUs, and other objectives (scripts of their own). One command makes the peers' environments under benchmarks/.venvs,
-runs all sides in turn for some rounds, prints the ratios and writes benchmarks/results/DATE-cpu-sft.md and .json.
+Left out: GPUs, and other objectives (scripts of their own). One command makes the peers' environments under
+benchmarks/.venvs, runs all sides in turn for some rounds, prints the ratios and writes results/DATE-cpu-sft.md and .json.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def run_side(name: str, python: Path, work: Path, *, tune: str, batch: int) -> d
     command = [str(python), str(HERE / "sft" / environments.PEERS[name].script)]
     command += ["--work", str(work), "--scratch", str(scratch), "--out", str(out)]
     command += ["--tune", tune, "--batch", str(batch), "--lr", str(LR)]
+    command += ["--variant", environments.PEERS[name].variant]
     try:
         done = subprocess.run(command, env=env, cwd=scratch, capture_output=True, text=True)
         if done.returncode == 0 and out.exists():
@@ -117,8 +118,9 @@ def measured(args: argparse.Namespace, names: list[str], work: Path, tokens: int
                     continue
                 runs[name].append(result)
                 print(
-                    f"{tune} round {turn + 1} {name}: {result['train_cpu_s']:.2f} CPU s, {tokens / result['train_cpu_s']:.0f} tokens/s, "
-                    f"{result['peak_mb']} MB, held-out loss {result['held_out_loss']:.3f}",
+                    f"{tune} round {turn + 1} {name}: {result['train_cpu_s']:.2f} CPU s, "
+                    f"{tokens / result['train_cpu_s']:.0f} tokens/s, {result['peak_mb']} MB, "
+                    f"held-out loss {result['held_out_loss']:.3f}",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -1,4 +1,4 @@
-"""Each peer's own virtual environment, made once under benchmarks/.venvs, with the same CPU build of torch wherever it goes.
+"""Each peer's own virtual environment, made once under benchmarks/.venvs, with the same CPU build of torch in each.
 
 Left out: upgrading an environment that exists (delete its folder to make it anew).
 """
@@ -20,12 +20,15 @@ TORCH = "torch==2.13.0"
 class Peer:
     """A side of the comparison.
 
-    packages: what pip installs after torch. without: installed as dependencies, then removed (their wheels on the package
-    index want CUDA, and text does not need them). script: run by the peer's Python.
+    packages: what pip installs after torch. without: installed as dependencies, then removed (their wheels on the
+    package index want CUDA, and text does not need them). script: run by the peer's Python. variant: its setting, where
+    it has several; home: the environment's folder, where two sides share one.
     """
 
     title: str
     script: str
+    variant: str = ""
+    home: str = ""
     packages: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
 
@@ -41,6 +44,9 @@ PEERS = {
         without=("torchvision", "torchaudio"),
     ),
     "trl": Peer(title="TRL", script="side_trl.py", packages=("trl==1.16.0", "peft")),
+    "trl-flat": Peer(
+        title="TRL flat", script="side_trl.py", packages=("trl==1.16.0", "peft"), variant="flat", home="trl"
+    ),
 }
 
 
@@ -57,7 +63,7 @@ def python_of(name: str, folder: Path) -> Path:
     peer = PEERS[name]
     if not peer.packages:
         return Path(sys.executable)
-    home = folder / name
+    home = folder / (peer.home or name)
     wanted = hashlib.sha256(repr((TORCH, peer.packages, peer.without)).encode()).hexdigest()[:12]
     stamp = home / f".ready-{wanted}"
     python = home / "bin" / "python"

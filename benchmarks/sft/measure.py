@@ -1,7 +1,7 @@
-"""What every side measures, in the same way: CPU seconds and peak memory of the training, and the loss on held-out rows.
+"""What every side measures, in the same way: CPU seconds and peak memory of the training, and the held-out loss.
 
-Left out: wall-clock comparisons (the machine is shared; CPU seconds are what a side spent). Standard library and torch only:
-this file is imported inside each peer's own environment.
+Left out: wall-clock comparisons (the machine is shared; CPU seconds are what a side spent). Standard library and torch
+only: this file is imported inside each peer's own environment.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--variant", default="", help="a second setting of the same side")
     parser.add_argument("--profile", default="", choices=("", "torch", "python"))
     return parser.parse_args()
 
@@ -84,8 +85,10 @@ def rows(work: Path, part: str) -> list[dict[str, Any]]:
 
 
 def block_tokens(work: Path, batch: int) -> int:
-    """The size of a packed block that holds `batch` rows of the mean length (a step then sees as many tokens as ours do), a
-    multiple of 8, as LLaMA-Factory's collator wants it."""
+    """The size of a packed block that holds `batch` rows of mean length (a step then sees as many tokens as ours do).
+
+    A multiple of 8, as LLaMA-Factory's collator wants it.
+    """
     lengths = [len(row["ids"]) for row in rows(work, "train")]
     wanted = max(max(lengths), -(-sum(lengths) * batch // len(lengths)))
     return -(-wanted // 8) * 8

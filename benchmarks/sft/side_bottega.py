@@ -67,8 +67,9 @@ def main() -> None:
         vocabulary=loaded.model.config.vocab_size,
         pad_id=loaded.tokenizer.pad_token_id,
         packed=loaded.packs,
-        sample_rows=made,
     )
+    if hasattr(parts, "sample_rows"):
+        parts.sample_rows = made
     loop = Loop(parts, settings, Path(options.scratch), marks)
     run(loop, meter, options.profile)
     attached.model.eval()

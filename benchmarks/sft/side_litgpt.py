@@ -1,7 +1,8 @@
-"""litgpt's full (or LoRA) fine-tuning at micro-batch 1, its best setting on CPU: no padding, accumulated over a step's rows.
+"""litgpt's full (or LoRA) fine-tuning at micro-batch 1, its best setting on CPU: no padding, rows accumulated.
 
-Left out: litgpt's warm-up and cosine, and its own untied head: for the same mathematics as the others this script hands it a
-constant learning rate and ties the head to the embeddings. It clips no gradients and averages over each row by itself.
+Left out: litgpt's warm-up and cosine, and its own untied head: for the same mathematics as the others this script hands
+it a constant learning rate and ties the head to the embeddings. It clips no gradients and averages over each row by
+itself.
 """
 
 from __future__ import annotations

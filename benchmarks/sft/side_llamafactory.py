@@ -1,7 +1,7 @@
 """LLaMA-Factory in its best setting on CPU: neat packing (rows of a block do not see each other), no recomputation.
 
-Left out: its own templates (the workload's is registered under the name `workload`), images and sound: it imports torchaudio,
-whose wheels on the package index want CUDA, though text never reaches it; an empty module stands in.
+Left out: its own templates (the workload's is registered under the name `workload`), images and sound: it imports
+torchaudio, whose wheels on the package index want CUDA, though text never reaches it; an empty module stands in.
 """
 
 from __future__ import annotations

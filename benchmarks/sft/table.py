@@ -1,4 +1,4 @@
-"""The results as a page: medians, spreads, ratios against each peer, the goals, and all that is needed to run them again.
+"""The results as a page: medians, spreads, ratios against each peer, the goals, and how to run them again.
 
 Left out: judging whether a difference is noise (the spread is printed for that).
 """
@@ -70,9 +70,10 @@ def lines(title: str, sides: Mapping[str, Mapping[str, Any]], titles: Mapping[st
             continue
         ratio = f"{own / side['tokens_per_cpu_s']:.2f}x" if own and name != ours else ""
         bold = "**" if name == ours else ""
-        version = side["versions"].get(name, "")
+        version = side["versions"].get(name.split("-")[0], "")
         out.append(
-            f"| {bold}{titles[name]} {version}{bold} | {side['cpu_s']:.2f} ({side['cpu_s_min']:.2f} to {side['cpu_s_max']:.2f}) "
+            f"| {bold}{titles[name]} {version}{bold} "
+            f"| {side['cpu_s']:.2f} ({side['cpu_s_min']:.2f} to {side['cpu_s_max']:.2f}) "
             f"| {side['tokens_per_cpu_s']:.0f} | {ratio} | {side['peak_mb']:.0f} | {side['held_out_loss']:.3f} "
             f"| {side['steps']} | {side['setting']} |"
         )
@@ -107,10 +108,11 @@ def page(report: Mapping[str, Any], titles: Mapping[str, str], ours: str) -> str
         "",
         f"`{report['command']}`",
         "",
-        f"{data['rows']} conversations, {data['tokens']} tokens ({data['prompt_share']:.0%} prompt; median {data['median']}, "
-        f"longest {data['longest']}), one epoch, {report['batch']} rows a step, AdamW at {report['lr']:g} without decay, fp32, one "
-        f"thread. Model: Llama shape, {data['shape']}. Medians of {report['rounds']} interleaved rounds; CPU seconds from the "
-        "start of training to the end of the last step; peak memory of the whole process until then.",
+        f"{data['rows']} conversations, {data['tokens']} tokens ({data['prompt_share']:.0%} prompt; median "
+        f"{data['median']}, longest {data['longest']}), one epoch, {report['batch']} rows a step, AdamW at "
+        f"{report['lr']:g} without decay, fp32, one thread. Model: Llama shape, {data['shape']}. Medians of "
+        f"{report['rounds']} interleaved rounds; CPU seconds from the start of training to the end of the last step; "
+        "peak memory of the whole process until then.",
         "",
         f"Machine: {host['cpu']}, {host['cores']} cores, {host['system']}; load before {host['load_before'][0]}, after "
         f"{report['load_after'][0]}.",

@@ -3,8 +3,8 @@
 Left out: real weights (only speed, memory and the equality of the mathematics are measured here).
 
 GSM8K's questions are joined to one stream of text and its answers to another; each conversation takes the next words of
-both until it has the length drawn for it. So the text is real, the lengths are a log-normal with a long tail, and 60 percent
-of a conversation is prompt, as in the instruction sets people tune on.
+both until it has the length drawn for it. So the text is real, the lengths are a log-normal with a long tail, and 60
+percent of a conversation is prompt, as in the instruction sets people tune on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 MEDIAN_TOKENS, SPREAD, SHORTEST = 120, 0.85, 24
 PROMPT_SHARE = 0.6
 SEED = 9
-"""Of the first twelve seeds the one whose 64 rows come nearest to 9,427 tokens, the size for which the goals were set."""
+"""Of the first twelve seeds the one whose 64 rows come nearest to 9,427 tokens, for which the goals were set."""
 USER, ASSISTANT, END, PAD, START = "<|user|>", "<|assistant|>", "<|eos|>", "<|pad|>", "<|bos|>"
 TEMPLATE = (
     "{% for message in messages %}"
@@ -62,10 +62,10 @@ class Shape:
 
 
 def prepare(folder: Path, gsm8k: Path, shape: Shape) -> Path:
-    """Write model/, rows.json (text and ids), chat.jsonl and alpaca.json in a folder below `folder`, once per shape.
+    """Write model/, rows.json (text and ids) and chat.jsonl in a folder below `folder`, once per shape.
 
-    rows.json: {"train": [...], "held_out": [...]}, each row {"prompt", "answer" (texts as trained on), "ids", "trains"};
-    chat.jsonl the training rows as messages; alpaca.json the same as instruction and output.
+    rows.json: {"train": [...], "held_out": [...]}, each row {"question", "prompt" (with its markers), "reply", "ids",
+    "trains"}; chat.jsonl: the training rows as messages.
 
     Raises:
         FileNotFoundError: `gsm8k` (train.jsonl of GSM8K) is not there.
@@ -83,8 +83,6 @@ def prepare(folder: Path, gsm8k: Path, shape: Shape) -> Path:
         for row in rows["train"]:
             turns = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["reply"]}]
             out.write(json.dumps({"messages": turns}) + "\n")
-    alpaca = [{"instruction": row["prompt"], "input": "", "output": row["reply"]} for row in rows["train"]]
-    (work / "alpaca.json").write_text(json.dumps(alpaca))
     (work / "done").touch()
     return work
 
