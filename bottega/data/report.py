@@ -6,13 +6,13 @@ Left out: cleaning (a later room's work); nothing here changes a file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bottega.core.errors import UserError
-from bottega.core.types import Conversation, Document, Labelled, Preference, Sample
+from bottega.core.types import Conversation, Document, Labelled, Preference, Sample, Where
 from bottega.data.chat import Template
 from bottega.data.formats import format_of, samples
 from bottega.data.intake import BIG_FILE, SHARE, Ledger
@@ -68,8 +68,8 @@ def check(
         "num_problems": len(problems),
         "reasons": dict(Counter(problem.reason for problem in problems).most_common()),
         **account,
-        "ok": not stopping,
-        "verdict": _verdict(problems, stopping),
+        "ok": not stopping and not account.get("longer"),
+        "verdict": _verdict(problems, stopping, account.get("longer", 0), max_tokens),
     }
 
 
@@ -79,7 +79,7 @@ def _read(
     good: list[Sample] = []
     problems: list[Problem] = []
     plans = {kind: Plan(kind=kind, max_tokens=2, mask=mask) for kind in _KINDS.values()}
-    for sample in samples(paths, format=format, columns=columns):
+    for sample in _file_by_file(paths, format, columns):
         if isinstance(sample, Problem):
             problems.append(sample)
             continue
@@ -92,6 +92,18 @@ def _read(
     return good, problems
 
 
+def _file_by_file(paths: Paths, format: str | None, columns: Mapping[str, str] | None) -> Iterator[Sample | Problem]:
+    """Samples of every file; where there are several, one that cannot be read at all is a problem and the others go on."""
+    files = find([paths] if isinstance(paths, str | Path) else paths)
+    for file in files:
+        try:
+            yield from samples([file], format=format, columns=columns)
+        except UserError as error:
+            if len(files) == 1:
+                raise
+            yield Problem(Where(str(file)), str(error))
+
+
 def _per_file(good: Sequence[Sample], problems: Sequence[Problem]) -> tuple[Counter[str], Counter[str]]:
     lost = {(problem.where.file, problem.where.row) for problem in problems}
     every = lost | {(sample.where.file, sample.where.row) for sample in good}
@@ -99,10 +111,18 @@ def _per_file(good: Sequence[Sample], problems: Sequence[Problem]) -> tuple[Coun
 
 
 def _format(file: str, columns: Mapping[str, str] | None) -> str:
-    return format_of(file, columns=columns) or "unknown"
+    try:
+        return format_of(file, columns=columns) or "unknown"
+    except UserError:  # the file is among the problems already
+        return "unknown"
 
 
-def _verdict(problems: Sequence[Problem], stopping: Sequence[str]) -> str:
+def _verdict(problems: Sequence[Problem], stopping: Sequence[str], longer: int, max_tokens: int | None) -> str:
+    if longer and not stopping:
+        return (
+            f"{longer} rows are longer than {max_tokens} tokens: a run stops there (over_length: error); "
+            "set over_length to drop, split or truncate (what each loses stands above), or raise max_tokens"
+        )
     if not problems:
         return "every row can be used"
     if not stopping:

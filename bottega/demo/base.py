@@ -29,10 +29,11 @@ INIT_STD = 0.05
 PHASES: dict[str, dict[str, Any]] = {
     "drill": {"steps": 600, "max_tokens": 64, "batch": 16, "lr": 3e-3, "schedule": "constant", "warmup": 50},
     "first": {"steps": 3000, "max_tokens": 256, "batch": 8, "lr": 3e-3, "schedule": "constant", "warmup": 50},
-    "main": {"steps": 11000, "max_tokens": 256, "batch": 8, "lr": 4e-3, "schedule": "wsd", "decay": 0.4, "warmup": 100},
+    "main": {"steps": 9000, "max_tokens": 256, "batch": 8, "lr": 4e-3, "schedule": "wsd", "decay": 0.4, "warmup": 100},
+    "recall": {"steps": 1500, "max_tokens": 256, "batch": 8, "lr": 2e-3, "schedule": "linear", "warmup": 50},
 }
-"""Repeated words, until copying appears; short passages with many questions; the whole world."""
-DOCUMENTS = {"drill": 20_000, "first": 100_000, "main": 320_000, "validation": 300, "tokenizer": 10_000}
+"""Repeated words, until copying appears; short passages with many questions; the whole world; its facts once more."""
+DOCUMENTS = {"drill": 20_000, "first": 100_000, "main": 320_000, "recall": 60_000, "validation": 300, "tokenizer": 10_000}
 
 
 def write_corpus(folder: Path) -> None:

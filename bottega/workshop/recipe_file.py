@@ -22,6 +22,8 @@ from bottega.core.strictyaml import Mark
 PATHS = ("data", "validation", "path")
 MAYBE_PATHS = ("model", "template", "tasks")
 """Keys whose texts are paths; keys whose texts are names unless such a file or folder is there."""
+ONE_OF = {"steps": "epochs", "epochs": "steps"}
+"""Keys that say the same: given on the command line, one replaces the other."""
 OPAQUE = ("columns", "objective", "method", "notify", "samples")
 
 
@@ -42,7 +44,7 @@ def read(
     else:
         data, marks = _by_name(*_read_file(Path(source)))
     for override in overrides:
-        _override(data, override, marks, top_keys, stage_keys)
+        _override(data, override, marks, top_keys, stage_keys, overrides)
     return _listed(data, marks)
 
 
@@ -152,9 +154,17 @@ def relative(data: Any, folder: Path, key: str = "") -> Any:
 
 
 def _override(
-    data: dict[str, Any], override: str, marks: Marks, top_keys: AbstractSet[str], stage_keys: AbstractSet[str]
+    data: dict[str, Any],
+    override: str,
+    marks: Marks,
+    top_keys: AbstractSet[str],
+    stage_keys: AbstractSet[str],
+    others: Sequence[str] = (),
 ) -> None:
-    """Set one `key=value`: a path (`evaluate.limit`, `adapt.lr`), or a stage's key where there is one stage."""
+    """Set one `key=value`: a path (`evaluate.limit`, `adapt.lr`), or a stage's key where there is one stage.
+
+    `steps` takes the place of the recipe's `epochs`, and the other way round, unless `others` gives that one too.
+    """
     key, equals, text = override.partition("=")
     place = f"command line ({override})"
     if not equals or not key:
@@ -177,6 +187,9 @@ def _override(
     last = _index(holder, keys[-1], place)
     named = next((k for k in reversed([*path, last]) if isinstance(k, str)), "")
     opaque = any(k in OPAQUE for k in path)
+    given = {other.partition("=")[0].split(".")[-1] for other in others}
+    if last in ONE_OF and isinstance(holder, dict) and ONE_OF[last] not in given:
+        holder.pop(ONE_OF[last], None)
     holder[last] = value if opaque else _anchored({named: value}, Path.cwd())[named]
     marks[(*path, last)] = Mark(place, place)
 

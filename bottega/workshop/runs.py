@@ -75,7 +75,7 @@ def runs_show_text(facts: dict[str, Any]) -> str:
         lines += ["", table(scores, ("scorecard", "task", "metric", "value", "low", "high", "n"))]
     lines += [f"changed with permission: {c['key']}: {c['from']} -> {c['to']}" for c in facts["changes"]]
     cost = facts["cost"]
-    lines.append(f"{clock(cost['seconds'])} in {cost['sessions']} sessions, {clock(cost['cpu_seconds'])} of CPU time")
+    lines.append(f"{clock(cost['seconds'])} in {cost['sessions']} {'session' if cost['sessions'] == 1 else 'sessions'}, {clock(cost['cpu_seconds'])} of CPU time")
     return "\n".join(lines)
 
 
@@ -102,8 +102,8 @@ def runs_verify(run: str) -> dict[str, Any]:
     """Compare every result and checkpoint with its manifest.
 
     Returns:
-        {"folder", "checked", "problems", "exit_code"}: 0 sound; 1 a checkpoint is damaged and an older one is sound; 4
-        a result is damaged, or every checkpoint of a stage.
+        {"folder", "checked", "problems", "exit_code"}: 0 sound; 1 something is damaged, and the run mends itself from a
+        sound checkpoint; 4 a stage has no sound checkpoint left.
 
     Raises:
         UserError: `run` is no run folder.
@@ -117,17 +117,25 @@ def runs_verify(run: str) -> dict[str, Any]:
         damage = [rundir.verify_manifest(checkpoint) for checkpoint in kept]
         checked += len(kept)
         problems += [*result, *(line for lines in damage for line in lines)]
-        if result or (kept and all(damage)):
+        if (kept and all(damage)) or (result and not kept):
             code = 4
-        elif any(damage):
+        elif result or any(damage):
             code = max(code, 1)
     return {"folder": str(folder), "checked": checked, "problems": problems, "exit_code": code}
 
 
 def runs_verify_text(facts: dict[str, Any]) -> str:
     """The same for people."""
-    said = {0: "all sound", 1: "damaged, but an older checkpoint is sound", 4: "damaged beyond what is kept"}
-    return "\n".join([*facts["problems"], f"{facts['checked']} folders checked: {said[facts['exit_code']]}"])
+    if not facts["checked"]:
+        return "nothing was saved yet: the run stopped before its first checkpoint"
+    again = f"bottega runs resume {facts['folder']}"
+    said = {
+        0: "all sound",
+        1: f"damaged, but a sound checkpoint is there: `{again}` makes the rest again",
+        4: "damaged, and no sound checkpoint is left: restore a backup, or remove the stage's folder and start it again",
+    }
+    folders = "1 folder" if facts["checked"] == 1 else f"{facts['checked']} folders"
+    return "\n".join([*facts["problems"], f"{folders} checked: {said[facts['exit_code']]}"])
 
 
 def _folder(run: str) -> Path:

@@ -206,7 +206,8 @@ def _open(model: str, template: str | None, note: Any) -> tuple[Loaded, Template
 
     loaded = load(model)
     for line in loaded.notes:
-        note(line)
+        if not line.startswith(("packed:", "head:")):  # how training will lie: nothing for a person who chats
+            note(line)
     return loaded, Template.find(template, loaded.tokenizer)
 
 

@@ -165,3 +165,13 @@ def test_loading_a_recipe_imports_nothing_heavy(folder):
     code = f"import sys; from bottega.workshop import recipe; recipe.load('good.yaml'); print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_steps_on_the_command_line_replace_the_recipes_epochs(tmp_path):
+    (tmp_path / "d.txt").write_text("text")
+    stages = [{"a": {"objective": "pretrain", "data": str(tmp_path / "d.txt"), "epochs": 3}}]
+    source = {"schema": 1, "name": "x", "model": "garzone", "stages": stages}
+    (stage,) = recipe.load(source, ["steps=4"]).stages
+    assert (stage.steps, stage.epochs) == (4, None)
+    with pytest.raises(UserError, match="same twice"):
+        recipe.load(source, ["steps=4", "epochs=1"])

@@ -78,6 +78,24 @@ MIXTURES: dict[str, dict[str, float]] = {
         "foreign": 2,
         "notice": 1.5,
     },
+    # last phase: half of it the fixed facts of the old world, so that they are remembered; the rest keeps reading alive
+    "recall": {
+        "facts": 45,
+        "fact_entry": 8,
+        "handbook": 16,
+        "handbook_short": 6,
+        "entry": 8,
+        "record": 3,
+        "pair": 3,
+        "table": 3,
+        "story": 10,
+        "sketch": 3,
+        "dialogue": 2,
+        "sums": 4,
+        "instruction": 4,
+        "foreign": 1,
+        "notice": 1,
+    },
     # what replay and retention look at: everything that is not read from a passage, and a little that is
     "old_world": {
         "facts": 40,

@@ -192,6 +192,13 @@ def instruction(rng: Random, split: str) -> tuple[str, str, str]:
         for _ in range(rng.randint(2, 5))
     ]
     items = list(dict.fromkeys(items))
+    if kind in ("reverse", "count", "sort", "first", "last"):
+        return _list_instruction(rng, kind, items)
+    return _other_instruction(rng, kind, split)
+
+
+def _list_instruction(rng: Random, kind: str, items: list[str]) -> tuple[str, str, str]:
+    """What can be asked of a list."""
     line = ", ".join(items)
     if kind == "reverse":
         return (
@@ -208,12 +215,15 @@ def instruction(rng: Random, split: str) -> tuple[str, str, str]:
             say(rng, "(Sort the numbers: {l}|Put in order: {l})", l=" ".join(map(str, numbers))),
             " ".join(map(str, sorted(numbers))),
         )
-    if kind in ("first", "last"):
-        return (
-            kind,
-            say(rng, "(Give the {k} item: {l}|What is the {k} word of the list: {l}?)", k=kind, l=line),
-            items[0 if kind == "first" else -1],
-        )
+    return (
+        kind,
+        say(rng, "(Give the {k} item: {l}|What is the {k} word of the list: {l}?)", k=kind, l=line),
+        items[0 if kind == "first" else -1],
+    )
+
+
+def _other_instruction(rng: Random, kind: str, split: str) -> tuple[str, str, str]:
+    """What is asked of a word, a sum, a review, a category or a how-to."""
     if kind == "upper":
         word = pick(rng, words.THINGS + words.PLACES)
         return (
