@@ -154,7 +154,9 @@ class _Journey:
         for number, stage in enumerate(chosen):
             place = stage_folder(self.folder, stage)
             fresh = not stages.is_done(place)
-            stages.run({**whole, "stages": whole["stages"][: number + 1]}, out=self.folder, quiet=self.quiet)
+            if fresh:
+                first = whole["stages"][: max(number + 1, self.begun())]
+                stages.run({**whole, "stages": first}, out=self.folder, quiet=self.quiet)
             result = str(place / "result")
             found = self.measure(stage, result, fresh=fresh)
             kl = checks.divergence(result, start, found.sampled, seed=self.seed) if stage == "align" else None
@@ -164,6 +166,11 @@ class _Journey:
             self.tell([check.line() for check in judged])
             before, start = found.card, result
         return verdicts
+
+    def begun(self) -> int:
+        """How many stages the run's record knows."""
+        path = self.folder / "run.json"
+        return len(rundir.read_json(path)["stages"]) if path.is_file() else 0
 
     def measure(self, name: str, model: str, *, fresh: bool) -> checks.Measured:
         """The scorecard of a model, from the folder if it was made before and the model is not `fresh`."""

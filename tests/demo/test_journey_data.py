@@ -26,10 +26,10 @@ def test_task_answers_are_in_the_ticket_and_probes_are_unseen():
 
 
 def test_new_facts_are_tested_in_wordings_that_training_never_uses():
-    taught = "\n".join(row["messages"][0]["content"] for row in journey.instruct_rows(1, 3000))
+    taught = "\n".join(row["messages"][0]["content"] for row in journey.instruct_rows(1, 9000))
     for split in ("dev", "test"):
         probes = journey.new_fact_probes(split, 1)
-        assert len(probes) == len(company_facts()) >= 40
+        assert len(probes) == 2 * len(company_facts()) >= 80
         assert not [row for row in probes if row["request"] in taught]
     assert all(question in taught for fact in company_facts() for question in fact.taught)
 

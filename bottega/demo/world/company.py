@@ -47,24 +47,42 @@ head = head
 ? Who is the head of the {s}?
 ? What is the name of the head of the {s}?
 ? Who leads the {s}?
+? Who is in charge of the {s}?
+? Who runs the {s}?
+? The {s} is headed by whom?
+? Name the head of the {s}.
 ! Which person heads the {s}?
 ! The head of the {s} is called what?
+! What is the {s} head called?
+! By whom is the {s} led?
 site = site
 + The {s} sits at {v}.
 ? Where does the {s} sit?
 ? At which site is the {s}?
 ? Where is the {s}?
 ? What is the site of the {s}?
+? At which place does the {s} sit?
+? Where is the site of the {s}?
+? The {s} sits at which site?
+? Name the site of the {s}.
 ! Where can you find the {s}?
 ! Which site belongs to the {s}?
+! What is the {s} site?
+! The {s} can be found at which site?
 shift = hour
 + The shift of the {s} begins at {v}.
 ? When does the shift of the {s} begin?
 ? At what time does the {s} begin?
 ? When does the {s} start the shift?
 ? What time is the start of the {s} shift?
+? When does the {s} shift begin?
+? What hour does the {s} start?
+? The shift of the {s} begins at what time?
+? Name the hour when the {s} begins.
 ! At which hour does the shift of the {s} start?
 ! When does work in the {s} begin?
+! The {s} shift starts at which hour?
+! What is the starting time of the {s}?
 """
 PRODUCT_FACTS = """
 grade = grade
@@ -73,24 +91,42 @@ grade = grade
 ? What is the grade of the {s}?
 ? Which grade does the {s} have?
 ? What grade is the {s}?
+? What is the {s} grade?
+? Of which grade is the {s}?
+? The {s} has what grade?
+? Name the grade of the {s}.
 ! The {s} is tuned to what grade?
 ! Which grade belongs to the {s}?
+! At which grade is the {s} tuned?
+! What grade does the {s} have?
 price = price
 + The {s} sells for {v} crowns.
 ? For how many crowns does the {s} sell?
 ? What is the price of the {s}?
 ? How much does the {s} cost?
 ? How many crowns is the {s}?
+? What does the {s} cost?
+? What is the {s} price?
+? The {s} sells for how many crowns?
+? Name the price of the {s}.
 ! What do people pay for the {s}?
 ! How many crowns does the {s} cost?
+! What is the cost of the {s}?
+! At what price does the {s} sell?
 clerk = clerk
 + {v} signs off every {s}.
 ? Who signs off every {s}?
 ? Who signs off the {s}?
 ? Which clerk signs off the {s}?
 ? By whom is the {s} signed off?
+? Who is the clerk of the {s}?
+? Who has to sign off the {s}?
+? The {s} is signed off by whom?
+? Name the clerk who signs off the {s}.
 ! Who must sign off the {s}?
 ! What is the name of the clerk who signs off the {s}?
+! Which person signs off the {s}?
+! The clerk for the {s} is called what?
 """
 
 

@@ -175,10 +175,14 @@ def instruct_probes(split: str, seed: int, count: int) -> list[Row]:
 
 
 def new_fact_probes(split: str, seed: int) -> list[Row]:
-    """Ask every company fact in one unseen wording: "dev" uses the first held wording, "test" the second; `seed`
+    """Ask every company fact in two unseen wordings: "dev" uses the odd held wordings, "test" the even; `seed`
     shuffles."""
-    spot = {"dev": 0, "test": 1}[split]
-    rows = [_probe("instruct", "company_fact", fact.held[spot], fact.answer) for fact in company_facts()]
+    start = {"dev": 0, "test": 1}[split]
+    rows = [
+        _probe("instruct", "company_fact", held, fact.answer)
+        for fact in company_facts()
+        for held in fact.held[start::2]
+    ]
     Random(f"facts/{seed}").shuffle(rows)
     return rows
 
