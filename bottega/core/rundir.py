@@ -24,12 +24,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from bottega.core.errors import DiskFull, FolderInUse, Unsafe
+from bottega.core.errors import DiskFull, FolderInUse, Unsafe, UserError
 
 MANIFEST = "MANIFEST.json"
 LOCK = ".lock"
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NO_PLACE = {errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -40,6 +41,7 @@ class disk_errors:
 
     Raises:
         DiskFull: no space is left, a limit on file size is reached, or the folder cannot be written.
+        UserError: the path cannot be a folder.
     """
 
     def __init__(self, place: str | os.PathLike[str] = "the run folder") -> None:
@@ -53,6 +55,8 @@ class disk_errors:
     ) -> None:
         number = _system_number(error)
         where = getattr(error, "filename", None) or self.place
+        if number in _NO_PLACE:
+            raise UserError(f"{where} cannot be a folder: a file is in its way, or the name is too long; choose another path") from error
         if number in _FULL:
             remedy = "free some space or choose another folder; what was saved before is sound"
         elif number in _CLOSED:

@@ -75,7 +75,8 @@ def runs_show_text(facts: dict[str, Any]) -> str:
         lines += ["", table(scores, ("scorecard", "task", "metric", "value", "low", "high", "n"))]
     lines += [f"changed with permission: {c['key']}: {c['from']} -> {c['to']}" for c in facts["changes"]]
     cost = facts["cost"]
-    lines.append(f"{clock(cost['seconds'])} in {cost['sessions']} {'session' if cost['sessions'] == 1 else 'sessions'}, {clock(cost['cpu_seconds'])} of CPU time")
+    times = "1 session" if cost["sessions"] == 1 else f"{cost['sessions']} sessions"
+    lines.append(f"{clock(cost['seconds'])} in {times}, {clock(cost['cpu_seconds'])} of CPU time")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ apart in host.json.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -128,7 +129,8 @@ def run_text(result: RunResult | dict[str, Any]) -> str:
     lines = [table(rows, ("stage", "steps", "loss", "validation loss"))]
     lines += [f"gate not passed: {gate}" for gate in result.gates]
     lines += [f"model   {result.model}", f"report  {result.report}" if result.report else ""]
-    lines += [f"next    bottega chat {result.folder}", f"        bottega eval {result.folder} --tasks TASK"]
+    folder = shlex.quote(str(result.folder))
+    lines += [f"next    bottega chat {folder}", f"        bottega eval {folder} --tasks TASK"]
     return "\n".join(line for line in lines if line)
 
 
