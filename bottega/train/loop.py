@@ -91,7 +91,8 @@ class Loop:
             while self.step < self.settings.steps and self.outcome.reason == "steps":
                 began, cpu = time.perf_counter(), time.process_time()
                 line = self.one_step()
-                spent = {"step": self.step, "seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
+                now = time.process_time()
+                spent = {"step": self.step, "seconds": time.perf_counter() - began, "cpu_s": now - cpu, "process_s": now}
                 due = self._due(self.settings.eval_every)
                 if due:
                     line |= self._evaluate()
