@@ -1,6 +1,6 @@
 """garzone, the bundled base: its vocabulary, its shape, its recipe, and the one command that makes it again.
 
-    python -m bottega.demo.base OUT
+    python -m bottega.demo.base OUT [--install FOLDER]
 
 Left out: the world it reads (demo/world/) and the probes on its card (demo/card.py). The budget is in steps, so that the run can
 be repeated; a killed run continues where its last checkpoint was.
@@ -9,6 +9,7 @@ be repeated; a killed run continues where its last checkpoint was.
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,17 @@ PHASES: dict[str, dict[str, Any]] = {
     "drill": {"steps": 600, "max_tokens": 64, "batch": 16, "lr": 3e-3, "schedule": "constant", "warmup": 50},
     "first": {"steps": 3000, "max_tokens": 256, "batch": 8, "lr": 3e-3, "schedule": "constant", "warmup": 50},
     "main": {"steps": 9000, "max_tokens": 256, "batch": 8, "lr": 4e-3, "schedule": "wsd", "decay": 0.4, "warmup": 100},
-    "recall": {"steps": 1500, "max_tokens": 256, "batch": 8, "lr": 2e-3, "schedule": "linear", "warmup": 50},
+    "recall": {"steps": 2000, "max_tokens": 256, "batch": 8, "lr": 2e-3, "schedule": "linear", "warmup": 50},
 }
 """Repeated words, until copying appears; short passages with many questions; the whole world; its facts once more."""
-DOCUMENTS = {"drill": 20_000, "first": 100_000, "main": 320_000, "recall": 60_000, "validation": 300, "tokenizer": 10_000}
+DOCUMENTS = {
+    "drill": 20_000,
+    "first": 100_000,
+    "main": 320_000,
+    "recall": 80_000,
+    "validation": 300,
+    "tokenizer": 10_000,
+}
 
 
 def write_corpus(folder: Path) -> None:
@@ -117,11 +125,31 @@ def make(folder: Path) -> Path:
     return model
 
 
+def install(run_folder: Path, target: Path) -> None:
+    """Put a run's result into `target` as the bundled base: weights in bfloat16, tokenizer and template as they are."""
+    import torch
+
+    from bottega.models.load import load
+    from bottega.models.plain import save_plain
+
+    loaded = load(str(run_folder))
+    target.mkdir(parents=True, exist_ok=True)
+    save_plain(loaded.model.to(torch.bfloat16), str(target))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        if (loaded.folder / name).exists():
+            shutil.copyfile(loaded.folder / name, target / name)
+
+
 def main() -> None:
     """The command line of this file."""
     parser = argparse.ArgumentParser(description="Make garzone, the bundled base, again.")
     parser.add_argument("out", type=Path)
-    print(make(parser.parse_args().out.resolve()))
+    parser.add_argument("--install", type=Path, help="a folder that gets the result in bfloat16")
+    given = parser.parse_args()
+    result = make(given.out.resolve())
+    if given.install:
+        install(result, given.install)
+    print(result)
 
 
 if __name__ == "__main__":
