@@ -1,7 +1,8 @@
 """Supervised tuning on one CPU core against TRL, LLaMA-Factory and litgpt: same model, data, batches and loss.
 
-Left out: GPUs, and other objectives (scripts of their own). One command makes the peers' environments under
-benchmarks/.venvs, runs all sides in turn for some rounds, prints the ratios and writes results/DATE-cpu-sft.md and .json.
+Left out: GPUs, and other objectives (scripts of their own). One command makes the environments of the peers under
+benchmarks/.venvs, runs all sides in turn for some rounds, prints the ratios and writes the page and its numbers, dated,
+to benchmarks/results.
 """
 
 from __future__ import annotations
