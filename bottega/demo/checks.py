@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 
 POLITE = "polite_endings"
 POLITE_TASK = "polite endings"
-TASKS = ("company_documents", "old_world_text", "tickets", "requests", "company_questions", "old_world_questions")
+TASKS = (
+    "company_documents",
+    "old_world_text",
+    "tickets",
+    "requests",
+    "company_questions",
+    "old_world_questions",
+    "old_world_reading",
+)
 """Tasks measured by greedy replies; polite endings are sampled at temperature 1, where habits have their own share."""
+OLD_WORLD = ("old world questions", "old world reading")
 NEEDED = {
     "fall": 10.0,
     "rise": 1.05,
@@ -235,10 +244,10 @@ def _kl(kl: intervals.Interval) -> Check:
 
 
 def _kept(before: Scorecard, after: Scorecard, base: Scorecard) -> list[Check]:
-    """Old-world questions that replay never mentions: the loss through alignment, and through the whole journey."""
+    """Old-world questions (facts that replay never mentions, unseen passages) lost through alignment, and in all."""
     checks = []
     for start, words in ((before, "alignment"), (base, "the whole journey")):
-        values = [[item.value for item in card.score("old world questions").items] for card in (after, start)]
+        values = [[item.value for task in OLD_WORLD for item in card.score(task).items] for card in (after, start)]
         lost = intervals.paired(*values, seed=after.seed)
         ends = f"{sum(values[1]) / len(values[1]):.3f} to {sum(values[0]) / len(values[0]):.3f}"
         said = f"old-world questions lost through {words}, paired ({ends})"

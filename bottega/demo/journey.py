@@ -31,7 +31,8 @@ SHOWN = {
     "requests": 3,
     "company questions": 4,
     checks.POLITE_TASK: 3,
-    "old world questions": 3,
+    "old world questions": 2,
+    "old world reading": 2,
 }
 """How many answers of each task stand side by side in the report."""
 

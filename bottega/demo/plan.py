@@ -23,7 +23,8 @@ PROBES = {
     "tickets": 200,
     "requests": 300,
     "company_questions": 1000,
-    "old_world_questions": 1200,
+    "old_world_questions": 700,
+    "old_world_reading": 500,
     "polite_endings": 300,
 }
 """Rows of the training files and of the tasks, at full budget; company_questions has one row a fact and wording."""
@@ -137,6 +138,7 @@ def write_tasks(folder: Path, *, seed: int, split: str = "test", budget: float =
         "requests": lambda n: _accepted(journey.instruct_probes(split, seed, n)),
         "company_questions": lambda n: _accepted(journey.new_fact_probes(split, seed)[:n]),
         "old_world_questions": lambda n: _accepted(journey.retention_probes(seed, n)),
+        "old_world_reading": lambda n: _accepted(journey.retention_reading_probes(split, seed, n)),
         "polite_endings": lambda n: [
             {"request": row["request"], "answer": journey.POLITE_ENDING} for row in journey.align_probes(split, seed, n)
         ],
@@ -152,7 +154,7 @@ def _task(name: str) -> dict[str, Any]:
     if name in ("company_documents", "old_world_text"):
         return {**task, "kind": "perplexity", "prompt": "", "answer": "text", "metric": "perplexity"}
     task |= {"kind": "generation", "answer": "answer", "max_tokens": 48}
-    if name == "old_world_questions":  # half are plain lines, half are chat: both as text
+    if name.startswith("old_world"):  # half are plain lines, half are chat: both as text
         task |= {"prompt": "{{ prompt }}", "stop": ["\n"]}
     else:
         task |= {"prompt": "{{ request }}", "chat": True}

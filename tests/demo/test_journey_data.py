@@ -21,7 +21,7 @@ def test_task_answers_are_in_the_ticket_and_probes_are_unseen():
     seen = {row["messages"][0]["content"] for row in rows}
     for probe in journey.task_probes("dev", 1, 50):
         assert probe["request"] not in seen
-        values = [part.split("=")[1] for part in probe["answer"].split("; ")]
+        values = [part.split(": ")[1] for part in probe["answer"].split("; ")]
         assert len(values) == 3 and all(value in probe["request"] for value in values)
 
 
@@ -63,8 +63,9 @@ def test_instruct_probes_use_wrappings_of_their_own_split():
     assert not dev & test and not (dev | test) & train
 
 
-def test_retention_asks_more_than_a_thousand_different_questions():
-    rows = journey.retention_probes(1)
-    assert len({row["prompt"] for row in rows}) >= 1000
+def test_retention_asks_more_than_a_thousand_different_questions_that_replay_never_holds():
+    facts, reading = journey.retention_probes(1), journey.retention_reading_probes("test", 1)
+    assert len({row["prompt"] for row in facts + reading}) >= 1000
     replay = "\n".join(row["text"] for row in journey.replay_rows(1, 1500))
-    assert not [row for row in rows if row["question"] in replay]
+    assert not [row for row in facts if row["question"] in replay]
+    assert not [row for row in reading if row["passage"] in replay]

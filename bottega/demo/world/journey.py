@@ -77,6 +77,8 @@ _TICKET = (
     "(Urgent|Low urgency). {q} has a {p} that came back {s}. {c} will call.",
     "The {u} found a {s} {p}. It stands at {q}. Signed, {c}.",
 )
+FORM = "thing: {p}; place: {q}; fault: {s}"
+"""Made of tokens that the base has seen often: an adapter leaves the embeddings as they are."""
 
 
 def _ticket(rng: Random) -> tuple[str, str]:
@@ -90,7 +92,7 @@ def _ticket(rng: Random) -> tuple[str, str]:
     text = say(
         rng, pick(rng, _TICKET), n=rng.randrange(100, 10_000), h=rng.randrange(1, 13), g=pick(rng, GRADES), **fill
     )
-    return text, f"product={fill['p']}; site={fill['q']}; fault={fill['s']}"
+    return text, FORM.format(**fill)
 
 
 def _task_row(rng: Random, split: str) -> tuple[str, str]:
@@ -224,14 +226,16 @@ def align_probes(split: str, seed: int, count: int) -> list[Row]:
     return rows
 
 
-def retention_probes(seed: int, count: int = 1200) -> list[Row]:
-    """Ask old-world facts that replay never mentions (n >= 1,000), as plain lines and as chat in turn."""
+def retention_probes(seed: int, count: int = 700) -> list[Row]:
+    """Ask old-world facts that replay never mentions, as plain lines and as chat in turn."""
     return [dict(row, stage="retention") for row in fact_probes("all", seed, count)]
 
 
-def reading_check_probes(split: str, seed: int, count: int) -> list[Row]:
-    """Ask unseen handbooks, to see that reading survives the stages."""
-    return [dict(row, stage="reading") for row in reading_probes("handbook", seed, count, split)]
+def retention_reading_probes(split: str, seed: int, count: int = 500) -> list[Row]:
+    """Ask unseen handbooks and stories of the old world, to see that reading survives the stages."""
+    half = count // 2
+    rows = reading_probes("handbook", seed, count - half, split) + reading_probes("story", seed, half, split)
+    return [dict(row, stage="reading") for row in rows]
 
 
 def answer_of(text: str) -> str:
@@ -262,9 +266,9 @@ __all__ = [
     "is_polite",
     "new_fact_probes",
     "old_world_text",
-    "reading_check_probes",
     "replay_rows",
     "retention_probes",
+    "retention_reading_probes",
     "task_probes",
     "task_rows",
 ]
