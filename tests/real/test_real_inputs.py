@@ -50,14 +50,23 @@ def test_gsm8k_is_tuned_from_its_own_columns_and_its_held_out_loss_falls(model, 
 
 
 def test_hh_rlhf_is_aligned_by_dpo_and_its_held_out_loss_falls(model, shared_data, tmp_path, capsys):
-    """Before the first step both sides are as likely as in the reference, so the loss starts at ln 2 = 0.6931."""
+    """Before the first step both sides are as likely as in the reference, so the loss starts at ln 2 = 0.6931.
+
+    40 held-out pairs are few and the model is random: this pins that rows are accounted for and that what is learnt reaches rows
+    kept out, not that preferences were understood (docs/LOG.md has other splits, and failures). The first stage hardly moves.
+    """
     data = head(shared_data("hh_rlhf/pairs.jsonl"), tmp_path / "pairs.jsonl", 200)
-    settings = [f"data={data}", f"model={model}", "steps=12", "eval_every=6", "lr=2e-4", "validation=0.2"]
-    losses, intake = run("hh-dpo.yaml", tmp_path / "run", *settings, "allow_loss=1")
-    assert falls(losses) and losses[-1]["eval.loss"] < math.log(2) - 0.01, losses
-    read = intake["read"] + intake["validation"][0]["read"]
+    places = [f"{key}={data}" for key in ("warm.data.0.path", "warm.validation.0.path", "align.data")]
+    warm = ["warm.steps=1", "warm.lr=1e-7", "warm.validation=null", "warm.eval_every=null"]
+    align = ["align.steps=12", "align.eval_every=6", "align.lr=2e-4", "align.validation=0.2", "align.allow_loss=1"]
+    words = ["run", str(RECIPES / "hh-dpo.yaml"), *places, *warm, *align, f"model={model}", "--out", str(tmp_path / "run")]
+    assert cli.door(words) == 0
+    stage = tmp_path / "run" / "stages" / "02-align"
+    losses = [line for line in rundir.read_jsonl(stage / "metrics.jsonl") if "eval.loss" in line]
+    assert falls(losses) and losses[-1]["eval.loss"] < math.log(2) - 0.005, losses
+    intake = json.loads((stage / "intake.json").read_text())
     lost = sum(intake["bad"].values()) + sum(intake["dropped"].values())
-    assert read == 200 and intake["taken"] + lost == intake["read"]
+    assert intake["read"] + intake["validation"][0]["read"] == 200 and intake["taken"] + lost == intake["read"]
     assert f"{intake['read']} read" in capsys.readouterr().err
 
 
