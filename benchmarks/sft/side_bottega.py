@@ -68,8 +68,6 @@ def main() -> None:
         pad_id=loaded.tokenizer.pad_token_id,
         packed=loaded.packs,
     )
-    if hasattr(parts, "sample_rows"):
-        parts.sample_rows = made
     loop = Loop(parts, settings, Path(options.scratch), marks)
     run(loop, meter, options.profile)
     attached.model.eval()

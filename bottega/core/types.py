@@ -188,6 +188,9 @@ class Source(Protocol):
             StopIteration: the source is exhausted.
         """
 
+    def ahead(self, steps: int) -> Iterable[list[Row]]:
+        """The batches of the next `steps` steps as far as they are known, none of them taken."""
+
     def tell(self, ids: Sequence[int], losses: Sequence[float], metrics: Mapping[str, float]) -> None:
         """What came of the last batch (curriculum by loss, an early end of PPO's epochs)."""
 

@@ -9,7 +9,7 @@ Shapes: B rows, N heads, T positions, H head size; a packed row has B = 1.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -101,8 +101,7 @@ def packed_attention(
         before_k, before_v = (x.to(key.dtype)[None] for x in layout.prefix_kv(module.layer_idx))
     causal = getattr(module, "is_causal", True)
     outputs = []
-    for start, end, shared_start, shared_end in layout.blocks:
-        k, v = key[:, :, start:end], value[:, :, start:end]
+    for (start, end, shared_start, shared_end), q, k, v in _tiles(layout.blocks, query, key, value):
         if shared_end > shared_start:
             k = torch.cat([key[:, :, shared_start:shared_end], k], 2)
             v = torch.cat([value[:, :, shared_start:shared_end], v], 2)
@@ -110,10 +109,16 @@ def packed_attention(
             k, v = torch.cat([before_k, k], 2), torch.cat([before_v, v], 2)
         num_own = end - start
         mask = layout.mask(num_own, k.shape[2] - num_own, sliding_window, query.device) if causal else None
-        q = query[:, :, start:end]
         out = _attend(q, k, v, mask, causal and mask is None, scaling, dropout, softcap, s_aux)
         outputs.append(out.transpose(1, 2))
     return torch.cat(outputs, 1), None
+
+
+def _tiles(blocks: tuple[Block, ...], query: Tensor, key: Tensor, value: Tensor) -> Iterator[tuple[Block, Tensor, ...]]:
+    """Each block with its own queries, keys and values. Blocks tile the row, so one split serves all of them: its gradient
+    is one concatenation, where a slice's is a row of zeros for every block."""
+    sizes = [block.end - block.start for block in blocks]
+    return zip(blocks, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
 
 
 def _attend(q, k, v, mask, causal, scaling, dropout, softcap, sinks) -> Tensor:

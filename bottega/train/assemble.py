@@ -5,12 +5,12 @@ Left out: loading the base (models/load.py) and reading recipes (workshop/build.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import nn
 
 from bottega.core.errors import UserError
-from bottega.core.types import Attached, Row, Source, Spec
+from bottega.core.types import Attached, Source, Spec
 from bottega.models.heads import causal_model
 from bottega.models.methods.groups import make_groups
 from bottega.models.score import Scorer
@@ -29,7 +29,6 @@ def assemble(
     pad_id: int,
     packed: bool,
     save_model: Callable[[str], None] | None = None,
-    sample_rows: Sequence[Row] = (),
     world: parallel.World | None = None,
     strategy: str = "ddp",
     reference: nn.Module | None = None,
@@ -39,7 +38,6 @@ def assemble(
     Args:
         packed: what the numeric probe at load said; a method that cannot pack wins over it.
         save_model: writes a checkpoint's model folder; the method's own `save` when None.
-        sample_rows: rows from which the heaviest batch is made up.
         world, strategy: the processes, and how they share the work: ddp (a replica each) or fsdp (sharded; the caller saves).
         reference: a frozen copy for objectives that score with the reference while training.
 
@@ -73,7 +71,6 @@ def assemble(
         packed=packed,
         pad_id=pad_id,
         save_model=save_model or attached.save,
-        sample_rows=sample_rows,
     )
     parts.optimizer = _optimizer(attached, scorer, settings)
     parts.rebuild = lambda: _rebuild(parts, settings)

@@ -6,14 +6,13 @@ Left out: loss spikes and halving a batch that does not fit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bottega.core.errors import Diverged, DoesNotFit, UserError
-from bottega.core.types import Row, Tokens
+from bottega.core.types import Row
 
 
 def fingerprint(tensor: Tensor) -> int:
@@ -52,7 +51,7 @@ class SelfCheck:
                 raise UserError(
                     f"{name} is to be trained but the loss does not reach it: leave it out of the method's targets"
                 )
-            if bool((p.grad != 0).any()):
+            if name not in self.had_gradient and bool((p.grad != 0).any()):
                 self.had_gradient.add(name)
 
     def finish(self, module: nn.Module, note: Callable[[str], None]) -> None:
@@ -100,22 +99,16 @@ def check_finite(
     )
 
 
-def heaviest(rows: Sequence[Row], max_tokens: int) -> list[Row]:
-    """Synthetic rows that fill a micro-batch of `max_tokens`, shaped as the longest row that can come."""
-    longest = max(rows, key=lambda row: row.num_tokens)
-    count = max(1, max_tokens // max(1, longest.num_tokens))
-
-    def like(tokens: Tokens) -> Tokens:
-        return Tokens(np.ones(len(tokens.ids), dtype=np.int64), tokens.trains)
-
-    fake = Row(
-        index=-1,
-        prefix=like(longest.prefix),
-        branches=tuple(like(b) for b in longest.branches),
-        extras=longest.extras,
-        tokens=longest.tokens,
-    )
-    return [fake] * count
+def heaviest(steps: Iterable[Sequence[Row]]) -> tuple[Sequence[Row], int]:
+    """The step with most tokens among `steps`, and the tokens of all of them."""
+    most: Sequence[Row] = ()
+    weight = total = 0
+    for rows in steps:
+        tokens = sum(row.num_tokens for row in rows)
+        total += tokens
+        if tokens > weight:
+            most, weight = rows, tokens
+    return most, total
 
 
 def memory_errors(error: BaseException) -> DoesNotFit | None:

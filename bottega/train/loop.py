@@ -30,6 +30,11 @@ from bottega.train.metrics import averages
 from bottega.train.schedule import scale_at
 from bottega.train.settings import LoopSettings
 
+LOOK_AHEAD = 10_000
+"""Steps among which the heaviest is looked for."""
+PRELUDE_SHARE = 0.02
+"""Of the run's tokens, what trying the heaviest micro-batch first may cost."""
+
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Parts:
@@ -47,7 +52,6 @@ class Parts:
     pad_id: int
     save_model: Callable[[str], None]
     validate: Callable[[int], Mapping[str, float]] | None = None
-    sample_rows: Sequence[Row] = ()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -168,13 +172,19 @@ class Loop:
         checkpoint.prune(folder, keep=self.settings.keep, spare=[self.outcome.best_step])
 
     def _prelude(self) -> None:
-        """The heaviest micro-batch that can come is tried before the first step; everything it touched is put back."""
+        """The heaviest micro-batch that will come is tried before the first step; everything it touched is put back.
+
+        It is left out where it would cost over a fiftieth of the run: that run meets it soon by itself.
+        """
         if self.settings.self_check:
             self.check = SelfCheck(self.parts.scorer, steps=min(self.settings.self_check, self.settings.steps))
-        if not self.parts.sample_rows or self.parts.spec.coupled:
+        if self.parts.spec.coupled:
+            return
+        step, tokens = heaviest(self.parts.source.ahead(min(self.settings.steps, LOOK_AHEAD)))
+        rows = max(self._plan(step), key=lambda batch: sum(row.num_tokens for row in batch), default=[])
+        if not rows or sum(row.num_tokens for row in rows) > PRELUDE_SHARE * tokens:
             return
         before = checkpoint.random_state()
-        rows = heaviest(self.parts.sample_rows, self.settings.micro_tokens)
         with self._memory():
             layout, targets = self._lay(rows)
             self._terms(layout, targets, {unit: 1.0 for unit in self.parts.spec.units}).backward()

@@ -43,6 +43,13 @@ class Dataset:
         self.at += len(chosen)
         return [self.rows[int(i)] for i in chosen], {"epoch": self.epoch, "at": self.at}
 
+    def ahead(self, steps: int) -> Iterator[list[Row]]:
+        """The batches of the next `steps` steps, none of them taken."""
+        twin = Dataset(self.rows, batch=self.batch, seed=self.seed, shuffle=self.shuffle)
+        twin.restore({"epoch": self.epoch, "at": self.at})
+        for _ in range(steps):
+            yield twin.next()[0]
+
     def tell(self, ids: Sequence[int], losses: Sequence[float], metrics: Mapping[str, float]) -> None:
         """A plain data set does not listen."""
 
@@ -87,6 +94,10 @@ class Experience:
             self._batches = self._minibatches()
             batch = next(self._batches)
         return batch
+
+    def ahead(self, steps: int) -> Iterator[list[Row]]:
+        """What the policy has not said yet is not known."""
+        return iter(())
 
     def tell(self, ids: Sequence[int], losses: Sequence[float], metrics: Mapping[str, float]) -> None:
         """End the round when the policy has moved too far from the one that sampled."""

@@ -147,12 +147,10 @@ def assemble_stage(setup: Setup, progress: Callable[[int], Progress]) -> Bench:
         packed=setup.loaded.packs,
         save_model=save,
     )
-    visited = None
     if any(need.startswith("ref.") for need in parts.spec.needs):
         visited = _visited(source, settings.steps)
         rows = _with_references(setup, parts, rows, visited, settings.micro_tokens, shown.note)
         parts.source = _source(setup, rows)
-    parts.sample_rows = [row for one in rows.train for row in one if visited is None or row.index in visited]
     parts.validate = _validate(setup, parts, rows.held_out, settings.micro_tokens)
     loop = Loop(parts, settings, setup.folder, shown)
     return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save)

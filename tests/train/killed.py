@@ -78,7 +78,6 @@ def train(model: str, folder: str, objective: str, tune: str, what: str = "never
         cache = Path(folder) / "reference.safetensors"
         batch = with_reference(parts, batch, micro_tokens=60, cache=cache, key="rows", note=lambda line: None)
         parts.source = Dataset(batch, batch=6, seed=5)
-    parts.sample_rows = batch
     parts.validate = validation(parts, batch[:6], micro_tokens=60)
     loop = Loop(parts, settings, Path(folder), progress(10, "killed", quiet=True))
     arm(loop, what, at)

@@ -10,7 +10,10 @@ import torch
 
 from bottega.core.errors import Diverged, DoesNotFit, UserError
 from bottega.core.types import Row, Tokens
+from bottega.models.layout import lay
+from bottega.train import loop as loops
 from bottega.train.guards import SelfCheck, fingerprint, heaviest, memory_errors
+from bottega.train.source import Dataset
 from tests.models.tiny import tiny_model
 from tests.train.clients import VOCABULARY, make_loop, rows, weights
 
@@ -93,21 +96,27 @@ def test_rows_with_nothing_to_learn_end_in_one_sentence(llama, tmp_path):
         loop.one_step()
 
 
-def test_the_heaviest_batch_fills_the_limit_with_the_longest_shape():
+def test_the_heaviest_step_is_found_among_those_that_will_come_and_none_is_taken():
+    """Two epochs of two steps of four rows, in their order: the sums of both halves of the rows decide."""
     batch = rows("branches")
-    longest = max(row.num_tokens for row in batch)
-    fake = heaviest(batch, 10 * longest)
-    assert len(fake) == 10 and all(row.num_tokens == longest and len(row.branches) == 2 for row in fake)
+    source = Dataset(batch, batch=4, seed=0, shuffle=False)
+    step, tokens = heaviest(source.ahead(4))
+    halves = [sum(row.num_tokens for row in half) for half in (batch[:4], batch[4:])]
+    assert sum(row.num_tokens for row in step) == max(halves) and tokens == 2 * sum(halves)
+    assert [row.index for row in source.next()[0]] == [0, 1, 2, 3]
+    assert heaviest(iter(())) == ((), 0)
 
 
-def test_the_heaviest_batch_leaves_no_trace(llama, tmp_path):
+def test_the_heaviest_batch_leaves_no_trace_and_is_left_out_where_it_costs_much(llama, tmp_path, monkeypatch):
     """With and without the trial: the same weights after a step (optimizer, random state and gradients are put back)."""
-    results = []
-    for sample_rows in ((), rows("single")):
-        loop = make_loop(llama, tmp_path / str(len(sample_rows)), steps=1)
-        loop.parts.sample_rows = sample_rows
+    results, laid = [], []
+    for share in (0.02, 1.0):
+        monkeypatch.setattr(loops, "PRELUDE_SHARE", share)
+        loop = make_loop(llama, tmp_path / str(share), steps=1)
+        monkeypatch.setattr(loops, "lay", lambda *a, **k: laid.append(share) or lay(*a, **k))
         loop.run()
         results.append(weights(loop))
+    assert laid == [0.02, 1.0, 1.0]
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
 
 
