@@ -55,7 +55,9 @@ def test_a_room_imports_only_from_floors_below_it(path):
         return
     for line, module in imports(ast.parse(path.read_text(encoding="utf-8"))):
         other = room(module) if module.count(".") else own
-        assert other in FLOORS or other == own or other == "__version__", f"{path}:{line}: {module} is no room of the house"
+        assert other in FLOORS or other == own or other == "__version__", (
+            f"{path}:{line}: {module} is no room of the house"
+        )
         allowed = other == own or other == "__version__" or FLOORS[other] < FLOORS[own]
         assert allowed, f"{path.relative_to(ROOT)}:{line}: {own} (floor {FLOORS[own]}) imports {module}"
 
@@ -64,7 +66,12 @@ def test_a_room_imports_only_from_floors_below_it(path):
 def test_no_room_uses_a_private_name_of_another(path):
     own = room(path)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bottega.") and room(node.module) != own:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.startswith("bottega.")
+            and room(node.module) != own
+        ):
             assert not [a.name for a in node.names if a.name.startswith("_")], f"{path}:{node.lineno}"
 
 
@@ -111,7 +118,9 @@ def test_importing_bottega_is_free():
 
 
 def test_no_dangerous_calls():
-    risky = re.compile(r"\b(pickle\.|torch\.load\(|os\.system\(|shell=True|yaml\.load\(|(?<![\w.])eval\(|(?<![\w.])exec\()")
+    risky = re.compile(
+        r"\b(pickle\.|torch\.load\(|os\.system\(|shell=True|yaml\.load\(|(?<![\w.])eval\(|(?<![\w.])exec\()"
+    )
     for path in MODULES:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             code = line.split("#")[0]

@@ -76,7 +76,7 @@ def main() -> None:
         options.out,
         meter,
         packages=("torch", "transformers", "peft", "bottega"),
-        setting="packed micro-batches (defaults), self-check and heaviest batch first",
+        setting="packed micro-batches (defaults), self-check on",
         loss=loss,
         notes=marks.notes,
     )
