@@ -1,9 +1,10 @@
 """Every block of commands in README.md, CONTRIBUTING.md and docs/ works as written.
 
 A comment in front of a block says how it is checked: `<!-- run: fast -->` (default tests), `<!-- run: slow -->`, or
-`<!-- run: parse -->` (words and options only: it needs a network, a terminal or hours). `with: key=value ...` after a
-semicolon is added to each `bottega run` of the block, to make it small; `model: tiny` puts a tiny random model in the
-place of the bundled base; `check: may fail` allows exit code 1 (a check that came out negative). `<!-- file: NAME -->` in front of a yaml block: it is written to that file first. The blocks of a page run in order, in one copy of what a checkout holds.
+`<!-- run: parse -->` (words and options only: it needs a network, a terminal or hours). More after semicolons: `with: key=value ...`
+is added to each `bottega run` of the block, to make it small; `model: tiny` puts a tiny random model in the place of the bundled
+base; `check: may fail` allows exit code 1 (a check that came out negative). `<!-- file: NAME -->` in front of a yaml block: it is
+written to that file first. The blocks of a page run in order, in one copy of what a checkout holds.
 Left out: what the commands print.
 """
 
@@ -26,7 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 PAGES = sorted([*ROOT.glob("*.md"), *(page for page in (ROOT / "docs").rglob("*.md") if page.name != "HOUSE.md")])
 """All pages but the plan of the house, whose block shows signatures."""
-BLOCK = re.compile(r"^(?:<!-- (?P<how>run: [^\n]*?) -->\n)?```(?P<kind>bash|python|console|sh)\n(?P<text>.*?)^```$", re.M | re.S)
+BLOCK = re.compile(
+    r"^(?:<!-- (?P<how>run: [^\n]*?) -->\n)?```(?P<kind>bash|python|console|sh)\n(?P<text>.*?)^```$", re.M | re.S
+)
 INLINE = re.compile(r"`(bottega(?: [^`]+)?)`")
 FILE = re.compile(r"^<!-- file: (\S+) -->\n```yaml\n(.*?)^```$", re.M | re.S)
 HOWS = ("fast", "slow", "parse")
@@ -49,7 +52,9 @@ class Block:
     def lines(self) -> list[str]:
         """The commands: without comments and empty lines, continued lines joined."""
         joined = self.text.replace("\\\n", " ")
-        return [line for raw in joined.splitlines() if (line := raw.split(" #")[0].strip()) and not line.startswith("#")]
+        return [
+            line for raw in joined.splitlines() if (line := raw.split(" #")[0].strip()) and not line.startswith("#")
+        ]
 
 
 def blocks(page: Path) -> list[Block]:
@@ -158,7 +163,10 @@ def run_page(page: Path, hows: tuple[str, ...], request, monkeypatch) -> None:
     chosen = [block for block in blocks(page) if block.how in hows]
     if any("../shared" in block.text for block in chosen) and not SHARED.is_dir():
         pytest.skip("the real inputs are not beside the checkout")
-    if any(not block.tiny for block in chosen) and not (ROOT / "bottega" / "models" / "garzone" / "config.json").is_file():
+    if (
+        any(not block.tiny for block in chosen)
+        and not (ROOT / "bottega" / "models" / "garzone" / "config.json").is_file()
+    ):
         pytest.skip("the bundled base is not there yet")
     for path, text in FILE.findall(page.read_text(encoding="utf-8")):
         Path(path).write_text(text, encoding="utf-8")
