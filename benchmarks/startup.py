@@ -40,13 +40,17 @@ def main() -> None:
     imports, runs = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = [{"messages": [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Good day."}]}] * 8
+        rows = [
+            {"messages": [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Good day."}]}
+        ] * 8
         (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         stage = {"objective": "sft", "method": "full", "data": "chats.jsonl", "steps": 1, "batch": 8}
         recipe = {"schema": 1, "name": "first", "model": given.model, "stages": [{"a": stage}]}
         (folder / "recipe.yaml").write_text(json.dumps(recipe))
         for number in range(given.rounds):
-            imports.append(cpu_seconds([sys.executable, "-c", "import torch, transformers.models.auto.modeling_auto"], folder))
+            imports.append(
+                cpu_seconds([sys.executable, "-c", "import torch, transformers.models.auto.modeling_auto"], folder)
+            )
             command = [sys.executable, "-m", "bottega.cli", "run", "recipe.yaml", "--out", f"out{number}"]
             cpu_seconds(command, folder)
             first = (folder / f"out{number}" / "stages" / "01-a" / "timing.jsonl").read_text().splitlines()[0]
@@ -62,7 +66,10 @@ def main() -> None:
         "|---|---|",
         *(
             f"| {what} | {statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f}) |"
-            for what, values in (("import torch and transformers' auto classes", imports), ("`bottega run`, until its first optimizer step is done", runs))
+            for what, values in (
+                ("import torch and transformers' auto classes", imports),
+                ("`bottega run`, until its first optimizer step is done", runs),
+            )
         ),
         "",
         f"Ratio of medians: {statistics.median(runs) / statistics.median(imports):.2f} (goal: at most 2).",

@@ -56,7 +56,9 @@ class disk_errors:
         number = _system_number(error)
         where = getattr(error, "filename", None) or self.place
         if number in _NO_PLACE:
-            raise UserError(f"{where} cannot be a folder: a file is in its way, or the name is too long; choose another path") from error
+            raise UserError(
+                f"{where} cannot be a folder: a file is in its way, or the name is too long; choose another path"
+            ) from error
         if number in _FULL:
             remedy = "free some space or choose another folder; what was saved before is sound"
         elif number in _CLOSED:

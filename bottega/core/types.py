@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
 
@@ -93,8 +94,8 @@ Sample = Document | Conversation | Preference | Labelled
 class Tokens(NamedTuple):
     """Token ids and, for each, the weight with which it is a target (0: context only)."""
 
-    ids: Sequence[int]
-    trains: Sequence[float]
+    ids: Sequence[int] | np.ndarray
+    trains: Sequence[float] | np.ndarray
 
 
 EMPTY = Tokens((), ())
@@ -114,7 +115,7 @@ class Row:
     branches: tuple[Tokens, ...]
     prefix: Tokens = EMPTY
     extras: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    tokens: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    tokens: Mapping[str, Sequence[float] | np.ndarray] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
@@ -167,7 +168,8 @@ class Spec:
 
     layout: how rows lie: `single` (one branch), `branches` (a shared prefix and its branches), `pooled` (one vector a
     sequence). needs: what the Scorer must compute. units: the units its terms use. prepare(rows, score) -> rows with `tokens` or
-    `extras` added: no gradient, all ranks, before the micro-batches. coupled: the loss joins rows across micro-batches (in-batch contrastive).
+    `extras` added: no gradient, all ranks, before the micro-batches. coupled: the loss joins rows across
+    micro-batches (in-batch contrastive).
     """
 
     objective: Objective
@@ -211,11 +213,11 @@ class Inputs(Protocol):
 class Attached:
     """A model with a method attached: what the loop needs to train, save and merge it, and what it can do.
 
-    model: the module the Scorer calls. groups: optimizer parameter groups, dicts with `params`, `names` and the factors `lr_scale` and `weight_decay` on the
-    recipe's values.
-    before_step / after_step(step, from 1) -> True when the set of trainable parameters changed (LISA): the loop then rebuilds
-    what hangs on it. reference_kind: `off` (the adapter switched off is the model at the stage's start), `copy` (it is not: keep
-    a frozen copy or cached log-probs). packs / shards / merges: can train packed rows, under FSDP2, can be merged.
+    model: the module the Scorer calls. groups: optimizer parameter groups, dicts with `params`, `names` and the factors
+    `lr_scale` and `weight_decay` on the recipe's values. before_step / after_step(step, from 1) -> True when the set
+    of trainable parameters changed (LISA): the loop then rebuilds what hangs on it. reference_kind: `off` (the adapter
+    switched off is the model at the stage's start), `copy` (it is not: keep a frozen copy or cached log-probs).
+    packs / shards: can train packed rows, under FSDP2.
     save(folder): what must be on disk beside a state to use the result. merge() -> a plain transformers model.
     """
 

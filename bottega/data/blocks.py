@@ -23,7 +23,7 @@ def blocks(rows: Sequence[Row], *, length: int) -> list[Row]:
     """
     assert length > 1
     flat = np.concatenate([np.asarray(branch.ids, dtype=np.int32) for row in rows for branch in row.branches])
-    made = []
+    made: list[Row] = []
     for start in range(0, len(flat), length):
         ids = flat[start : start + length]
         if len(ids) > 1:

@@ -41,7 +41,8 @@ def micro_batches(sizes: Sequence[int], *, max_tokens: int, packed: bool, at_lea
 
 
 def _balance(by_size: Sequence[int], sizes: Sequence[int], count: int) -> list[list[int]]:
-    loads, plan = [0] * count, [[] for _ in range(count)]
+    loads = [0] * count
+    plan: list[list[int]] = [[] for _ in range(count)]
     for i in by_size:
         lightest = loads.index(min(loads))
         plan[lightest].append(i)

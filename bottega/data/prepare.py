@@ -309,7 +309,7 @@ def _fitted_pair(sample: Sample, answer: Any, plan: Plan, ledger: Ledger) -> Ite
     yield prefix, (chosen, rejected), extras
 
 
-def ends(trains: Sequence[float]) -> list[int]:
+def ends(trains: Any) -> list[int]:
     """The last place of each trained stretch: (0, 1, 1, 0, 1) -> [2, 4]."""
     return [i for i, (weight, after) in enumerate(zip(trains, [*trains[1:], 0.0])) if weight > 0 and not after > 0]
 

@@ -220,7 +220,9 @@ def split_file(
     folder = Path(out)
     stale = sorted(file.name for file in folder.glob("*.jsonl") if file.stem not in parts)
     if stale:
-        raise UserError(f"{folder} holds {stale[0]} of another split, which would overlap with this one: name another --out")
+        raise UserError(
+            f"{folder} holds {stale[0]} of another split, which would overlap with this one: name another --out"
+        )
     written = {}
     for name, rows in parts.items():
         file = folder / f"{name}.jsonl"

@@ -17,7 +17,7 @@ from bottega.demo import world
 
 SEED = 7
 VOCABULARY = 2048
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 128,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,7 @@ def _mask(num_own: int, num_before: int, num_prefix: int, window: int | None, de
     query = torch.arange(num_own, device=device)[:, None] + num_before
     key = torch.arange(num_before + num_own, device=device)[None]
     seen = key <= query
-    if banded:
+    if banded and window is not None:
         seen &= (key > query - window) | (key < num_prefix)
     return seen
 
@@ -98,7 +98,7 @@ def packed_attention(
         )
     before_k = before_v = None
     if layout.prefix_kv is not None:
-        before_k, before_v = (x.to(key.dtype)[None] for x in layout.prefix_kv(module.layer_idx))
+        before_k, before_v = (x.to(key.dtype)[None] for x in layout.prefix_kv(cast(int, module.layer_idx)))
     causal = getattr(module, "is_causal", True)
     outputs = []
     for (start, end, shared_start, shared_end), q, k, v in _tiles(layout.blocks, query, key, value):
@@ -114,7 +114,9 @@ def packed_attention(
     return torch.cat(outputs, 1), None
 
 
-def _tiles(blocks: tuple[Block, ...], query: Tensor, key: Tensor, value: Tensor) -> Iterator[tuple[Block, Tensor, ...]]:
+def _tiles(
+    blocks: tuple[Block, ...], query: Tensor, key: Tensor, value: Tensor
+) -> Iterator[tuple[Block, Any, Any, Any]]:
     """Each block with its own queries, keys and values. Blocks tile the row, so one split serves all of them: its gradient
     is one concatenation, where a slice's is a row of zeros for every block."""
     sizes = [block.end - block.start for block in blocks]
@@ -170,7 +172,7 @@ def _no_mask_when_packed(*args: Any, **kwargs: Any) -> Tensor | None:
     return ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*args, **kwargs)
 
 
-def install(model: nn.Module) -> None:
+def install(model: Any) -> None:
     """Let `model` compute its attention through `packed_attention`; its config is copied first, others may share it.
 
     Raises:

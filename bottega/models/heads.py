@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -41,12 +41,12 @@ class Head:
         return " with ".join([f"{self.kind} head in chunks", *extras])
 
 
-def causal_model(model: nn.Module) -> nn.Module:
+def causal_model(model: nn.Module) -> Any:
     """The transformers model inside adapters' wrappers (whose layers it holds)."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def trunk(model: nn.Module) -> nn.Module:
+def trunk(model: nn.Module) -> Any:
     """The part that turns token ids into hidden states."""
     inner = causal_model(model)
     return getattr(inner, getattr(inner, "base_model_prefix", ""), inner)
@@ -106,9 +106,7 @@ def logits(hidden_SD: Tensor, layer: nn.Module, head: Head) -> Tensor:
     return out
 
 
-def nll_total(
-    hidden_SD: Tensor, layer: nn.Module, head: Head, labels_S: Tensor, weights_S: Tensor, chunk: int
-) -> Tensor:
+def nll_total(hidden_SD: Tensor, layer: Any, head: Head, labels_S: Tensor, weights_S: Tensor, chunk: int) -> Tensor:
     """Sum of weight * -log p(label), () float32, without ever holding more than `chunk` rows of logits.
 
     Where every weight is 1 and the head is a plain linear layer, torch's chunked linear cross-entropy forms the gradients

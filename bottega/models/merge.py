@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from bottega.core.errors import CheckFailed, UserError
 from bottega.core.types import Attached
 from bottega.models import heads, layers
-from bottega.models.plain import save_plain
 from bottega.models.heads import undisturbed
+from bottega.models.plain import save_plain
 
 TOLERANCE = 1e-5
 MAX_KL = 1e-3

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,10 @@ class Scorer(nn.Module):
             The scores by need.
         """
         with self._as(view) as model, self._autocast(layout.ids_BT.device.type):
-            hidden_SD, flat = self._hidden(model, layout, self.inputs if view == "policy" else None)
+            arguments = self._arguments(model, layout, self.inputs if view == "policy" else None)
+            if self.head.kind == "own" and {"nll", "logp", "entropy"} & set(needs):
+                return self._own(needs, model, layout, targets, arguments)
+            hidden_SD, flat = self._hidden(model, layout, arguments)
             scores: Scores = {}
             for need in needs:
                 scores[need] = self._statistic(need, model, hidden_SD, flat, layout, targets)
@@ -94,34 +97,41 @@ class Scorer(nn.Module):
                 yield self.reference[0]
             elif self.reference_kind == "off":
                 with (
-                    self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else contextlib.nullcontext()
+                    cast(Any, self.model).disable_adapter()
+                    if hasattr(self.model, "disable_adapter")
+                    else contextlib.nullcontext()
                 ):
                     yield self.model
             else:
                 raise AssertionError("no reference: the method needs a copy or cached log-probabilities")
 
-    def _hidden(self, model: nn.Module, layout: Layout, inputs: Inputs | None) -> tuple[Tensor, Tensor]:
-        """Hidden states at the supervised positions (S, D) and all of them (B*T, D)."""
-        extra: dict[str, Any] = {}
-        positions_BT = layout.positions_BT
+    def _arguments(self, model: nn.Module, layout: Layout, inputs: Inputs | None) -> dict[str, Any]:
+        """What the model is called with: ids, positions, and how the row is packed or padded."""
+        positions_BT, extra = layout.positions_BT, {}
         if layout.geometry is not None:
             config = heads.causal_model(model).config
-            assert config._attn_implementation == attention.NAME, "packed rows need packed attention: see attention.install"
+            assert config._attn_implementation == attention.NAME, (
+                "packed rows need packed attention: see attention.install"
+            )
             # a geometry of its own for this view: under checkpointing the layers read it again in the backward pass
             if inputs is not None:
                 extra["layout"] = replace(layout.geometry, prefix_kv=inputs.prefix_kv)
             else:
                 extra["layout"] = Geometry(blocks=layout.geometry.blocks)
                 positions_BT = positions_BT - layout.geometry.num_prefix
+        return {
+            "input_ids": layout.ids_BT,
+            "attention_mask": layout.mask_BT,
+            "position_ids": positions_BT,
+            "use_cache": False,
+            **extra,
+        }
+
+    def _hidden(self, model: nn.Module, layout: Layout, arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Hidden states at the supervised positions (S, D) and all of them (B*T, D)."""
         grid = layout.geometry is None and torch.is_grad_enabled()  # one shape a run: anything else would compile anew
         call = self.compiled if self.compiled is not None and grid and model is self.model else heads.trunk(model)
-        out = call(
-            input_ids=layout.ids_BT,
-            attention_mask=layout.mask_BT,
-            position_ids=positions_BT,
-            use_cache=False,
-            **extra,
-        )[0]
+        out = call(**arguments)[0]
         flat = out.reshape(-1, out.shape[-1])
         return flat[layout.at_S], flat
 
@@ -133,8 +143,6 @@ class Scorer(nn.Module):
             return self.value(hidden_SD)[:, 0].float()
         if need == "embedding":
             return torch.nn.functional.normalize(flat[layout.last_Q].float(), dim=-1)
-        if self.head.kind == "own":
-            return self._own(need, model, layout, targets)
         layer = heads.causal_model(model).get_output_embeddings()
         if need == "nll":
             return heads.nll_total(hidden_SD, layer, self.head, targets.labels_S, targets.weights_S, self.head_chunk)
@@ -143,21 +151,22 @@ class Scorer(nn.Module):
         assert need == "entropy", f"unknown need {need!r}"
         return heads.token_entropy(hidden_SD, layer, self.head, self.head_chunk)
 
-    def _own(self, need: str, model: nn.Module, layout: Layout, targets: Targets) -> Tensor:
-        """Logits by the model itself, for a head that nothing simple equals: (S, V) at once."""
-        extra = {"layout": layout.geometry} if layout.geometry is not None else {}
+    def _own(
+        self, needs: Sequence[str], model: nn.Module, layout: Layout, targets: Targets, arguments: dict[str, Any]
+    ) -> Scores:
+        """Logits by the model itself, for a head that nothing simple equals: (S, V) at once, in one forward pass."""
         if layout.ids_BT.shape[0] == 1:
-            extra["logits_to_keep"] = layout.at_S
-        whole = heads.causal_model(model)(
-            input_ids=layout.ids_BT,
-            attention_mask=layout.mask_BT,
-            position_ids=layout.positions_BT,
-            use_cache=False,
-            **extra,
-        ).logits
-        logits_SV = whole[0] if "logits_to_keep" in extra else whole.reshape(-1, whole.shape[-1])[layout.at_S]
+            arguments = {**arguments, "logits_to_keep": layout.at_S}
+        out = heads.causal_model(model)(**arguments, output_hidden_states="value" in needs)
+        whole = out.logits
+        logits_SV = whole[0] if "logits_to_keep" in arguments else whole.reshape(-1, whole.shape[-1])[layout.at_S]
         logp_SV = torch.log_softmax(logits_SV.float(), -1)
-        if need == "entropy":
-            return -(logp_SV.exp() * logp_SV).sum(-1)
         logp_S = logp_SV.gather(1, targets.labels_S[:, None])[:, 0]
-        return -(targets.weights_S * logp_S).sum() if need == "nll" else logp_S
+        scores: Scores = {"nll": -(targets.weights_S * logp_S).sum(), "logp": logp_S}
+        if "entropy" in needs:
+            scores["entropy"] = -(logp_SV.exp() * logp_SV).sum(-1)
+        if "value" in needs:
+            assert self.value is not None, "no value head: build the Scorer with value=True"
+            last = out.hidden_states[-1]
+            scores["value"] = self.value(last.reshape(-1, last.shape[-1])[layout.at_S])[:, 0].float()
+        return {need: scores[need] for need in needs}

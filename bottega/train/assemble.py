@@ -6,6 +6,7 @@ Left out: loading the base (models/load.py) and reading recipes (workshop/build.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -89,7 +90,7 @@ def _refuse(attached: Attached, settings: LoopSettings, packed: bool, *, sharded
         raise UserError(f"precision {settings.precision!r} is not known: use fp32 or bf16")
 
 
-def _checkpoint(model: nn.Module) -> None:
+def _checkpoint(model: Any) -> None:
     """Keep only layer inputs in the forward pass and compute the rest again in the backward pass."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.enable_input_require_grads()

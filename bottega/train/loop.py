@@ -96,7 +96,12 @@ class Loop:
                 began, cpu = time.perf_counter(), time.process_time()
                 line = self.one_step()
                 now = time.process_time()
-                spent = {"step": self.step, "seconds": time.perf_counter() - began, "cpu_s": now - cpu, "process_s": now}
+                spent = {
+                    "step": self.step,
+                    "seconds": time.perf_counter() - began,
+                    "cpu_s": now - cpu,
+                    "process_s": now,
+                }
                 due = self._due(self.settings.eval_every)
                 if due:
                     line |= self._evaluate()
@@ -114,7 +119,11 @@ class Loop:
         """What only the live view shows: tokens per second, model FLOPs utilisation (2 FLOPs a weight forward, 2 for the gradient
         of activations, 2 more where the weight learns; attention not counted), memory in GB."""
         speed = tokens / max(seconds, 1e-9)
-        return {"tokens/s": speed, "mfu": speed * self.flops_per_token / devices.peak_flops(), "GB": devices.memory_gb()}
+        return {
+            "tokens/s": speed,
+            "mfu": speed * self.flops_per_token / devices.peak_flops(),
+            "GB": devices.memory_gb(),
+        }
 
     def _due(self, every: int) -> bool:
         return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
@@ -226,7 +235,7 @@ class Loop:
 
     def one_step(self) -> dict[str, Any]:
         """Take one optimizer step and return its line of the log."""
-        parts, settings, world = self.parts, self.settings, self.parts.world
+        parts, settings = self.parts, self.settings
         if parts.attached.before_step is not None and parts.attached.before_step(self.step + 1):
             parts.rebuild()
         rows, self.cursor = parts.source.next()
@@ -287,7 +296,7 @@ class Loop:
             return coupled_backward(parts.wrapped, parts.spec, laid, world)
         laid = [self._lay(batch or [_nothing(rows[0])]) for batch in batches]
         local = {"tokens": 0.0, "rows": 0.0, "seen": 0.0}
-        for batch, (layout, targets) in zip(batches, laid, strict=True):
+        for batch, (_, targets) in zip(batches, laid, strict=True):
             local["tokens"] += float(targets.weights_S.sum()) if batch else 0.0
             local["rows"] += len(batch)
             local["seen"] += sum(row.num_tokens for row in batch)
@@ -357,7 +366,8 @@ class Loop:
             return
         self.bad_evaluations += 1
         if self.bad_evaluations >= self.settings.patience:
-            self.outcome.reason = f"no better {name} in {self.bad_evaluations} evaluations (best {best:.4g} at step {self.outcome.best_step})"
+            where = f"best {best:.4g} at step {self.outcome.best_step}"
+            self.outcome.reason = f"no better {name} in {self.bad_evaluations} evaluations ({where})"
 
 
 def _nothing(row: Row) -> Row:

@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -106,7 +107,7 @@ def layers(model: nn.Module) -> nn.ModuleList:
 
 
 @contextlib.contextmanager
-def synced(module: nn.Module, when: bool) -> Iterator[None]:
+def synced(module: Any, when: bool) -> Iterator[None]:
     """Gradients are reduced over ranks in this backward only if `when` (the last micro-batch)."""
     if isinstance(module, nn.parallel.DistributedDataParallel):
         with contextlib.nullcontext() if when else module.no_sync():

@@ -116,7 +116,7 @@ def validation(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> Calla
             own = [need for need in parts.spec.needs if not need.startswith("ref.")]
             scores = parts.scorer(layout, targets, own)
             scores |= {need: targets.tokens[need] for need in parts.spec.needs if need.startswith("ref.")}
-            _, metrics = parts.spec.objective(scores, targets)
+            metrics = parts.spec.objective(scores, targets)[1]
             counts["tokens"] += float(targets.weights_S.sum())
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(value)

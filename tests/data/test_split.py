@@ -136,7 +136,7 @@ def test_a_broken_row_stops_the_split_of_a_file(write, tmp_path):
 
 def test_parts_of_an_older_split_are_not_left_to_overlap_with_the_new_one(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join('{"text": "row number %d of many, %d"}\n' % (i, i * i) for i in range(40)))
+    path.write_text("".join(f'{{"text": "row number {i} of many, {i * i}"}}\n' for i in range(40)))
     split_file(path, shares={"train": 0.8, "validation": 0.1, "test": 0.1}, seed=0, out=tmp_path / "parts")
     with pytest.raises(UserError, match="test.jsonl of another split"):
         split_file(path, shares={"train": 0.9, "validation": 0.1}, seed=0, out=tmp_path / "parts")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from bottega.models.attention import install
+from bottega.models.heads import Head
 from bottega.models.layout import lay
 from bottega.models.load import load
 from bottega.models.methods import method
@@ -56,7 +57,9 @@ def test_token_losses_and_gradients_equal_separate_runs_of_the_models_own_code(f
     (found["nll"] / count).backward()
     theirs = dict(plain.named_parameters())
     for name, parameter in scorer.model.named_parameters():
-        assert (parameter.grad - theirs[name].grad).abs().max() < 1e-5 * max(1.0, float(theirs[name].grad.abs().max())), name
+        assert (parameter.grad - theirs[name].grad).abs().max() < 1e-5 * max(
+            1.0, float(theirs[name].grad.abs().max())
+        ), name
 
 
 @pytest.mark.parametrize(
@@ -112,3 +115,16 @@ def test_checkpointing_changes_no_gradient(folders, tmp_path):
             results.append(weights(loop))
         for name, value in results[0].items():
             assert (results[1][name] - value).abs().max() < 1e-6, name
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_a_head_that_nothing_simple_equals_is_left_to_the_model(folders, packed):
+    """Granite divides its logits by 8; told that no candidate fits, the Scorer asks the model and finds the same."""
+    ours = load(folders["granite"]).model
+    install(ours)
+    scorer = Scorer(method("full").attach(ours), vocabulary=VOCABULARY)
+    layout, targets = lay(rows("single"), packed=packed)
+    wanted = scorer(layout, targets, ("nll", "logp", "entropy"))
+    scorer.head = Head(kind="own")
+    for need, value in scorer(layout, targets, ("nll", "logp", "entropy")).items():
+        torch.testing.assert_close(value, wanted[need], rtol=1e-5, atol=1e-5)

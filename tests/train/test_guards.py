@@ -113,7 +113,7 @@ def test_the_heaviest_batch_leaves_no_trace_and_is_left_out_where_it_costs_much(
     for share in (0.02, 1.0):
         monkeypatch.setattr(loops, "PRELUDE_SHARE", share)
         loop = make_loop(llama, tmp_path / str(share), steps=1)
-        monkeypatch.setattr(loops, "lay", lambda *a, **k: laid.append(share) or lay(*a, **k))
+        monkeypatch.setattr(loops, "lay", lambda *a, share=share, **k: laid.append(share) or lay(*a, **k))
         loop.run()
         results.append(weights(loop))
     assert laid == [0.02, 1.0, 1.0]

@@ -92,7 +92,9 @@ def test_every_objective_of_the_table_builds():
         assert spec(name).needs == entry.needs
 
 
-@pytest.mark.parametrize("name", ["train.schedule", "train.source", "train.metrics", "train.objectives.preference", "data.blocks"])
+@pytest.mark.parametrize(
+    "name", ["train.schedule", "train.source", "train.metrics", "train.objectives.preference", "data.blocks"]
+)
 def test_worked_examples_in_docstrings_hold(name):
     assert doctest.testmod(import_module(f"bottega.{name}")).failed == 0
 

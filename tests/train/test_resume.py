@@ -76,7 +76,9 @@ def check_resume(llama, tmp_path, references, objective, tune, what, at):
     assert not list((tmp_path / "checkpoints").glob(".*")), "no drafts are left behind"
 
 
-@pytest.mark.parametrize(("objective", "tune", "what", "at"), [("sft", "full", "accumulate", 5), ("dpo", "lora", "save", 2)])
+@pytest.mark.parametrize(
+    ("objective", "tune", "what", "at"), [("sft", "full", "accumulate", 5), ("dpo", "lora", "save", 2)]
+)
 def test_killed_and_continued_equals_never_killed(llama, tmp_path, references, objective, tune, what, at):
     check_resume(llama, tmp_path, references, objective, tune, what, at)
 
