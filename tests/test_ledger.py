@@ -19,7 +19,9 @@ LINE = re.compile(r"^\|(?P<row>[ \w-]+)\|(?P<state>[^|]*)\|(?P<shown>[^|]*)\|(?P
 
 
 def ledger() -> list[dict[str, str]]:
-    found = [{k: v.strip() for k, v in m.groupdict().items()} for m in LINE.finditer(LEDGER.read_text(encoding="utf-8"))]
+    found = [
+        {k: v.strip() for k, v in m.groupdict().items()} for m in LINE.finditer(LEDGER.read_text(encoding="utf-8"))
+    ]
     return [line for line in found if line["row"].strip("-") not in ("", "row")]
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from bottega.models import attention
-from bottega.models.load import load, load_weights
 from bottega.models.heads import undisturbed
+from bottega.models.load import load, load_weights
 from bottega.models.probe import probe
 
 PACKED = ("llama", "qwen3", "mistral", "granite", "gpt2", "gpt_neox", "gemma2", "gemma3_text", "mixtral", "phi3")

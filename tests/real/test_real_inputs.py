@@ -59,7 +59,16 @@ def test_hh_rlhf_is_aligned_by_dpo_and_its_held_out_loss_falls(model, shared_dat
     places = [f"{key}={data}" for key in ("warm.data.0.path", "warm.validation.0.path", "align.data")]
     warm = ["warm.steps=1", "warm.lr=1e-7", "warm.validation=null", "warm.eval_every=null"]
     align = ["align.steps=12", "align.eval_every=6", "align.lr=2e-4", "align.validation=0.2", "align.allow_loss=1"]
-    words = ["run", str(RECIPES / "hh-dpo.yaml"), *places, *warm, *align, f"model={model}", "--out", str(tmp_path / "run")]
+    words = [
+        "run",
+        str(RECIPES / "hh-dpo.yaml"),
+        *places,
+        *warm,
+        *align,
+        f"model={model}",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert cli.door(words) == 0
     stage = tmp_path / "run" / "stages" / "02-align"
     losses = [line for line in rundir.read_jsonl(stage / "metrics.jsonl") if "eval.loss" in line]
