@@ -43,9 +43,10 @@ NEEDED = {
     "polite": 0.8,
     "kl": 4.0,
     "lost": 0.05,
+    "lost in all": 0.2,
 }
 """The bounds: perplexity before / after on the company's documents, after / before on old-world text; shares; KL in
-nats an answer, of the aligned model from the one before; old-world questions lost."""
+nats an answer, of the aligned model from the one before; old-world questions lost through alignment, and since the base."""
 REPLY_TOKENS = 48
 Pair = tuple[list[int], list[int]]
 """Ids of a prompt, and of an answer sampled to it."""
@@ -246,10 +247,10 @@ def _kl(kl: intervals.Interval) -> Check:
 def _kept(before: Scorecard, after: Scorecard, base: Scorecard) -> list[Check]:
     """Old-world questions (facts that replay never mentions, unseen passages) lost through alignment, and in all."""
     checks = []
-    for start, words in ((before, "alignment"), (base, "the whole journey")):
+    for start, words, key in ((before, "alignment", "lost"), (base, "the whole journey", "lost in all")):
         values = [[item.value for task in OLD_WORLD for item in card.score(task).items] for card in (after, start)]
         lost = intervals.paired(*values, seed=after.seed)
         ends = f"{sum(values[1]) / len(values[1]):.3f} to {sum(values[0]) / len(values[0]):.3f}"
         said = f"old-world questions lost through {words}, paired ({ends})"
-        checks.append(_check(said, lost, f"<= {NEEDED['lost']:g}", lost.value <= NEEDED["lost"]))
+        checks.append(_check(said, lost, f"<= {NEEDED[key]:g}", lost.value <= NEEDED[key]))
     return checks

@@ -35,35 +35,35 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "method": "full",
         "blocks": True,
         "max_tokens": 256,
-        "steps": 90,
+        "steps": 60,
         "batch": 8,
-        "lr": 8e-4,
+        "lr": 2.5e-4,
         "warmup": 0.05,
     },
     "task": {
         "objective": "sft",
         "method": {"name": "lora", "rank": 32},
         "then": "merge",
-        "steps": 180,
+        "steps": 130,
         "batch": 16,
-        "lr": 3e-3,
+        "lr": 1.5e-3,
         "warmup": 0.05,
     },
     "instruct": {
         "objective": "sft",
         "method": "full",
-        "steps": 280,
+        "steps": 220,
         "batch": 32,
-        "lr": 1.2e-3,
+        "lr": 6e-4,
         "warmup": 0.05,
     },
     "align": {
-        "objective": {"name": "dpo", "beta": 0.1},
+        "objective": {"name": "dpo", "beta": 0.1, "sft_weight": 0.3},
         "method": {"name": "lora", "rank": 32},
         "then": "merge",
-        "steps": 40,
+        "steps": 28,
         "batch": 16,
-        "lr": 3e-4,
+        "lr": 2e-4,
         "warmup": 0.1,
     },
 }
@@ -164,10 +164,11 @@ def _task(name: str) -> dict[str, Any]:
 
 
 def _accepted(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The probes, with the forms of each answer that count: with a full stop, and with a polite ending."""
+    """The probes, with the forms of each answer that count: with a full stop, with one polite ending, with two."""
     kept = []
     for row in rows:
-        forms = [f"{row['answer']}."] + [f"{row['answer']}. {polite}" for polite in journey.POLITE]
+        endings = ["", *journey.POLITE, *(f"{one} {two}" for one in journey.POLITE for two in journey.POLITE)]
+        forms = [f"{row['answer']}. {ending}".strip() for ending in endings]
         fields = {key: row[key] for key in ("prompt", "request", "answer", "kind", "form") if key in row}
         kept.append({**fields, "accepted": forms})
     return kept

@@ -21,7 +21,7 @@ def test_task_answers_are_in_the_ticket_and_probes_are_unseen():
     seen = {row["messages"][0]["content"] for row in rows}
     for probe in journey.task_probes("dev", 1, 50):
         assert probe["request"] not in seen
-        values = [part.split(": ")[1] for part in probe["answer"].split("; ")]
+        values = [part.split(": ")[1] for part in probe["answer"].splitlines()]
         assert len(values) == 3 and all(value in probe["request"] for value in values)
 
 

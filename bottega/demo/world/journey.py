@@ -77,7 +77,7 @@ _TICKET = (
     "(Urgent|Low urgency). {q} has a {p} that came back {s}. {c} will call.",
     "The {u} found a {s} {p}. It stands at {q}. Signed, {c}.",
 )
-FORM = "thing: {p}; place: {q}; fault: {s}"
+FORM = "thing: {p}\nplace: {q}\nfault: {s}"
 """Made of tokens that the base has seen often: an adapter leaves the embeddings as they are."""
 
 
@@ -197,15 +197,15 @@ def is_polite(text: str) -> bool:
     return text.split("<|")[0].strip().endswith(POLITE)
 
 
-def _plain_requests(rng: Random, split: str) -> tuple[str, str]:
-    return _request(rng, pick(rng, ("fact", "instruction")), split)
+def _any_request(rng: Random, split: str) -> tuple[str, str]:
+    return _request(rng, pick(rng, ("fact", "read", "instruction")), split)
 
 
 def align_rows(seed: int, count: int) -> list[Row]:
     """Give preference pairs: the same right answer, chosen with a polite ending and rejected without."""
     rng, rows = Random(f"align/{seed}"), []
     for _ in range(count):
-        question, answer = _plain_requests(rng, "train")
+        question, answer = _any_request(rng, "train")
         request = pick(rng, WRAPPERS).format(q=question)
         rows.append(
             {
@@ -221,7 +221,7 @@ def align_probes(split: str, seed: int, count: int) -> list[Row]:
     """Give requests in unseen wrappings; `check` asks for a polite ending, whatever the answer."""
     rng, rows = Random(f"align/{seed}/{split}"), []
     for _ in range(count):
-        question, answer = _plain_requests(rng, split)
+        question, answer = _any_request(rng, split)
         rows.append(_probe("align", "polite", pick(rng, HELD_WRAPPERS[split]).format(q=question), answer))
     return rows
 
@@ -238,17 +238,19 @@ def retention_reading_probes(split: str, seed: int, count: int = 500) -> list[Ro
     return [dict(row, stage="reading") for row in rows]
 
 
-def answer_of(text: str) -> str:
-    """Cut a reply down to its answer, without a polite ending."""
-    reply = first_answer(text)
+def answer_of(text: str, *, lines: bool = False) -> str:
+    """Cut a reply down to its answer, without a polite ending; only its first line unless `lines`."""
+    reply = text.split("<|")[0].strip() if lines else first_answer(text)
     for form in POLITE:
-        reply = reply.removesuffix(form.removesuffix(".")).strip()
+        reply = reply.removesuffix(form).removesuffix(form.removesuffix(".")).strip()
     return reply.removesuffix(".").strip()
 
 
 def check(row: Row, text: str) -> bool:
     """Judge one generation for one probe row: politeness for "align", the exact answer for every other stage."""
-    return is_polite(text) if row["stage"] == "align" else answer_of(text) == row["answer"]
+    if row["stage"] == "align":
+        return is_polite(text)
+    return answer_of(text, lines=row["stage"] == "task") == row["answer"]
 
 
 __all__ = [
