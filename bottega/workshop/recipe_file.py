@@ -179,7 +179,7 @@ def _override(
         if isinstance(following, str) and part in ("objective", "method"):
             following = {"name": following}
         if following is None:
-            following = {}
+            following = {"name": "lora"} if part == "method" else {}  # the method of a stage that names none
         if not isinstance(following, dict | list):
             raise UserError(f"{place}: {part} is {following!r} and has no keys of its own")
         holder[part] = following

@@ -175,3 +175,10 @@ def test_steps_on_the_command_line_replace_the_recipes_epochs(tmp_path):
     assert (stage.steps, stage.epochs) == (4, None)
     with pytest.raises(UserError, match="same twice"):
         recipe.load(source, ["steps=4", "epochs=1"])
+
+
+def test_an_option_of_the_default_method_needs_no_method_in_the_recipe(tmp_path):
+    (tmp_path / "d.txt").write_text("text")
+    stages = [{"a": {"objective": "pretrain", "data": str(tmp_path / "d.txt")}}]
+    (stage,) = recipe.load({"schema": 1, "name": "x", "model": "garzone", "stages": stages}, ["method.rank=8"]).stages
+    assert (stage.method.name, stage.method.options["rank"]) == ("lora", 8)
