@@ -5,6 +5,7 @@ Left out: pictures and artefacts. metrics.jsonl is always written, with or witho
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +39,8 @@ def _wandb(folder: Path, run: str, stage: str) -> tuple[Log, Callable[[], None]]
 def _mlflow(folder: Path, run: str, stage: str) -> tuple[Log, Callable[[], None]]:
     import mlflow
 
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UserError("track: mlflow needs to know its server: set MLFLOW_TRACKING_URI, such as http://localhost:5000")
     mlflow.set_experiment("bottega")
     mlflow.start_run(run_name=f"{run}/{stage}")
 
