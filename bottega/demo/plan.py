@@ -61,7 +61,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "objective": {"name": "dpo", "beta": 0.1, "sft_weight": 0.3},
         "method": {"name": "lora", "rank": 32},
         "then": "merge",
-        "steps": 28,
+        "steps": 34,
         "batch": 16,
         "lr": 2e-4,
         "warmup": 0.1,
@@ -164,10 +164,15 @@ def _task(name: str) -> dict[str, Any]:
 
 
 def _accepted(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The probes, with the forms of each answer that count: with a full stop, with one polite ending, with two."""
+    """The probes, with the forms of each answer that count: with a full stop, with a polite ending, or several.
+
+    (A plain line has no end of turn to stop at, so that an aligned model repeats itself there.)
+    """
+    said = [(one,) for one in journey.POLITE] + [(one, two) for one in journey.POLITE for two in journey.POLITE]
+    said += [(one,) * times for one in journey.POLITE for times in range(3, 9)]
+    endings = ["", *(" ".join(forms) for forms in said)]
     kept = []
     for row in rows:
-        endings = ["", *journey.POLITE, *(f"{one} {two}" for one in journey.POLITE for two in journey.POLITE)]
         forms = [f"{row['answer']}. {ending}".strip() for ending in endings]
         fields = {key: row[key] for key in ("prompt", "request", "answer", "kind", "form") if key in row}
         kept.append({**fields, "accepted": forms})
