@@ -40,7 +40,9 @@ def _mlflow(folder: Path, run: str, stage: str) -> tuple[Log, Callable[[], None]
     import mlflow
 
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        raise UserError("track: mlflow needs to know its server: set MLFLOW_TRACKING_URI, such as http://localhost:5000")
+        raise UserError(
+            "track: mlflow needs to know its server: set MLFLOW_TRACKING_URI, such as http://localhost:5000"
+        )
     mlflow.set_experiment("bottega")
     mlflow.start_run(run_name=f"{run}/{stage}")
 
