@@ -218,7 +218,7 @@ def _table(lines: Sequence[Line]) -> str:
     return f"""## What it can do
 
 Greedy answers, right when equal to the answer; 95 percent intervals. Passages, names and pairs of numbers of the probes
-are in no training text; development probes chose the settings, test probes did not. Seed {SEED}.
+are in no training text; development probes were looked at while the base was made, test probes were not. Seed {SEED}.
 
 """ + "\n".join(rows)
 
