@@ -168,7 +168,8 @@ def _accepted(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     (A plain line has no end of turn to stop at, so that an aligned model repeats itself there.)
     """
-    said = [(one,) for one in journey.POLITE] + [(one, two) for one in journey.POLITE for two in journey.POLITE]
+    said: list[tuple[str, ...]] = [(one,) for one in journey.POLITE]
+    said += [(one, two) for one in journey.POLITE for two in journey.POLITE]
     said += [(one,) * times for one in journey.POLITE for times in range(3, 9)]
     endings = ["", *(" ".join(forms) for forms in said)]
     kept = []

@@ -1,0 +1,23 @@
+"""The static table of verbs: each is a function of the library, imported when it is used.
+
+Left out: their options (verbs_*.py). A function `f` that reports has a twin `f_text` in its module that says the same for people.
+"""
+
+VERBS = {
+    "demo": "bottega.demo.journey:demo",
+    "doctor": "bottega.workshop.doctor:doctor",
+    "init": "bottega.workshop.init:init",
+    "run": "bottega.workshop.stages:run",
+    "eval": "bottega.workshop.use:evaluate",
+    "chat": "bottega.workshop.use:chat",
+    "generate": "bottega.workshop.use:generate",
+    "data inspect": "bottega.workshop.data_verbs:inspect",
+    "data check": "bottega.workshop.data_verbs:check",
+    "data convert": "bottega.workshop.data_verbs:convert",
+    "data split": "bottega.workshop.data_verbs:split",
+    "data stats": "bottega.workshop.data_verbs:stats",
+    "runs list": "bottega.workshop.runs:runs_list",
+    "runs show": "bottega.workshop.runs:runs_show",
+    "runs resume": "bottega.workshop.runs:runs_resume",
+    "runs verify": "bottega.workshop.runs:runs_verify",
+}

@@ -1,0 +1,47 @@
+"""Commands over run folders: `bottega runs ...`.
+
+Left out: their functions (workshop/runs.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bottega.cli.parts import call, json_flag, offline_flag, quiet_flag, runs, verb
+
+
+@verb(runs, "list", "bottega runs list")
+@click.option("--root", default="runs", show_default=True, help="The folder of run folders.")
+@json_flag
+def list_command(root: str, as_json: bool) -> int:
+    """All runs with their state."""
+    return call("runs list", as_json=as_json, root=root)
+
+
+@verb(runs, "show", "bottega runs show runs/support-bot")
+@click.argument("run")
+@json_flag
+def show_command(run: str, as_json: bool) -> int:
+    """One run: stages, numbers, scorecards."""
+    return call("runs show", as_json=as_json, run=run)
+
+
+@verb(runs, "resume", "bottega runs resume runs/support-bot")
+@click.argument("run")
+@click.option("--allow-change", multiple=True, metavar="KEY", help="Go on though this recorded input changed.")
+@json_flag
+@quiet_flag
+@offline_flag
+def resume_command(run: str, as_json: bool, **options: Any) -> int:
+    """Continue a run from its own recorded recipe."""
+    return call("runs resume", as_json=as_json, run=run, **options)
+
+
+@verb(runs, "verify", "bottega runs verify runs/support-bot")
+@click.argument("run")
+@json_flag
+def verify_command(run: str, as_json: bool) -> int:
+    """Compare every file with its manifest; exit 4 if a result, or every checkpoint of a stage, is damaged."""
+    return call("runs verify", as_json=as_json, run=run)

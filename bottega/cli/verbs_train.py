@@ -1,0 +1,72 @@
+"""Commands that make a model: demo, doctor, init, run.
+
+Left out: their functions (workshop, demo).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bottega.cli.parts import (
+    call,
+    cli,
+    format_option,
+    json_flag,
+    loss_option,
+    offline_flag,
+    quiet_flag,
+    template_option,
+    verb,
+)
+
+
+@verb(cli, "demo", "bottega demo --out demo-out")
+@click.option("--out", default="demo-out", show_default=True, help="Where everything is written.")
+@click.option("--stages", metavar="A,B", help="Only these stages.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn.")
+@click.option("--model", default="garzone", show_default=True, help="The base to start from.")
+@json_flag
+@quiet_flag
+def demo_command(stages: str | None, as_json: bool, **options: Any) -> int:
+    """The whole journey, offline, on the bundled model; exit 1 if a stage's own check fails."""
+    chosen = tuple(stages.split(",")) if stages else None
+    return call("demo", as_json=as_json, stages=chosen, **options)
+
+
+@verb(cli, "doctor", "bottega doctor", "bottega doctor --json")
+@json_flag
+def doctor_command(as_json: bool) -> int:
+    """What this machine has, what works on it, what is missing and the command that mends it."""
+    return call("doctor", as_json=as_json)
+
+
+@verb(cli, "init", "bottega init chats.jsonl --out recipe.yaml", "bottega run recipe.yaml")
+@click.argument("path", metavar="DATA")
+@click.option("--out", default="recipe.yaml", show_default=True, help="The recipe's file.")
+@click.option("--model", default="garzone", show_default=True, help="The model to tune.")
+@format_option
+@template_option
+@click.option("--force", is_flag=True, help="Overwrite the recipe's file.")
+@json_flag
+@offline_flag
+def init_command(path: str, as_json: bool, **options: Any) -> int:
+    """Write a commented recipe after a look at DATA."""
+    return call("init", as_json=as_json, path=path, **options)
+
+
+@verb(cli, "run", "bottega run recipe.yaml --dry-run", "bottega run recipe.yaml instruct.lr=1e-4 --out runs/try-2")
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@click.option("--out", help="The run folder; default: runs/NAME.")
+@click.option("--dry-run", is_flag=True, help="Check everything and print the plan.")
+@click.option("--allow-change", multiple=True, metavar="KEY", help="Go on though this recorded input changed.")
+@loss_option
+@click.option("--trust-code", metavar="REVISION", help="Run the model's own code at this 40-hex revision.")
+@json_flag
+@quiet_flag
+@offline_flag
+def run_command(recipe: str, as_json: bool, **options: Any) -> int:
+    """Run a recipe, one stage or many; continue where it stopped."""
+    return call("run", as_json=as_json, recipe=recipe, **options)

@@ -1,0 +1,64 @@
+"""Commands that use and measure a model: eval, chat, generate.
+
+Left out: their functions (workshop/use.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bottega.cli.parts import call, cli, json_flag, offline_flag, quiet_flag, template_option, verb
+
+
+@verb(cli, "eval", "bottega eval runs/support-bot --tasks my_tasks.yaml --json")
+@click.argument("model")
+@click.option("--tasks", "tasks", multiple=True, required=True, metavar="T", help="A task's name or file; repeat it.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many items a task.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", help="Also write the scorecard to this file.")
+@template_option
+@json_flag
+@quiet_flag
+@offline_flag
+def eval_command(model: str, as_json: bool, **options: Any) -> int:
+    """Score a model on tasks; every score has its number of items and a 95 percent interval."""
+    return call("eval", as_json=as_json, model=model, **options)
+
+
+def sampling_options(function: Any) -> Any:
+    """The options of `chat` and `generate`."""
+    for add in (
+        click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True),
+        click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True),
+        click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True),
+        click.option("--seed", type=int, default=0, show_default=True),
+        template_option,
+        offline_flag,
+    ):
+        function = add(function)
+    return function
+
+
+@verb(cli, "chat", "bottega chat runs/support-bot")
+@click.argument("model")
+@click.option("--system", help="A system message.")
+@sampling_options
+def chat_command(model: str, **options: Any) -> int:
+    """Talk to a model; /reset starts over, /exit leaves."""
+    return call("chat", as_json=False, model=model, **options)
+
+
+@verb(cli, "generate", "bottega generate runs/support-bot --prompts prompts.jsonl --json")
+@click.argument("model")
+@click.option("--prompts", required=True, help="A file: jsonl (prompt or messages), or txt, one prompt a line.")
+@click.option("--out", help="Write JSON lines here instead of printing.")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
+@sampling_options
+@json_flag
+@quiet_flag
+def generate_command(model: str, as_json: bool, **options: Any) -> int:
+    """Answer every prompt of a file."""
+    return call("generate", as_json=as_json, model=model, **options)
