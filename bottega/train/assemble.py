@@ -16,7 +16,7 @@ from bottega.models.heads import causal_model
 from bottega.models.methods.groups import make_groups
 from bottega.models.score import Scorer
 from bottega.train import optim, parallel
-from bottega.train.loop import Parts
+from bottega.train.parts import Parts
 from bottega.train.settings import LoopSettings
 
 

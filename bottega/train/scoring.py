@@ -21,7 +21,7 @@ from bottega.train import parallel
 from bottega.train.metrics import averages
 
 if TYPE_CHECKING:
-    from bottega.train.loop import Parts
+    from bottega.train.parts import Parts
 
 
 def _batches(parts: Parts, rows: Sequence[Row], micro_tokens: int) -> list[list[int]]:
@@ -47,7 +47,6 @@ def score_rows(
     parts: Parts, rows: Sequence[Row], needs: Sequence[str], *, view: str = "policy", micro_tokens: int = 8192
 ) -> list[dict[str, Any]]:
     """Per row, float32 arrays of `needs` over its supervised tokens, in evaluation mode and without gradient."""
-    num_prefix = parts.attached.inputs.num_prefix if parts.attached.inputs else 0
     results: list[dict[str, Any]] = [{} for _ in rows]
     was_training = parts.scorer.training
     parts.scorer.eval()
@@ -55,7 +54,7 @@ def score_rows(
         with torch.no_grad():
             for members in _batches(parts, rows, micro_tokens):
                 chosen = [rows[i] for i in members]
-                layout, targets = lay(chosen, packed=parts.packed, pad_id=parts.pad_id, num_prefix=num_prefix)
+                layout, targets = lay(chosen, packed=parts.packed, pad_id=parts.pad_id, num_prefix=parts.num_prefix)
                 scores = parts.scorer(layout, targets, tuple(needs), view)
                 bounds = np.cumsum([num_supervised(row) for row in chosen])[:-1]
                 for need in needs:
@@ -103,7 +102,6 @@ def _cached(cache: Path | None, key: str, length: int) -> np.ndarray | None:
 
 def validation(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> Callable[[int], Mapping[str, float]]:
     """A function step -> the objective's own metrics on held-out rows (`loss`, `accuracy` ...), the same on every rank."""
-    num_prefix = parts.attached.inputs.num_prefix if parts.attached.inputs else 0
     plan = _batches(parts, rows, micro_tokens)
 
     def validate(_: int) -> Mapping[str, float]:
@@ -111,7 +109,7 @@ def validation(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> Calla
         counts = {"tokens": 0.0, "rows": float(len(rows)), "pairs": float(len(rows)), "one": 1.0}
         for members in plan[parts.world.rank :: parts.world.size]:
             layout, targets = lay(
-                [rows[i] for i in members], packed=parts.packed, pad_id=parts.pad_id, num_prefix=num_prefix
+                [rows[i] for i in members], packed=parts.packed, pad_id=parts.pad_id, num_prefix=parts.num_prefix
             )
             own = [need for need in parts.spec.needs if not need.startswith("ref.")]
             scores = parts.scorer(layout, targets, own)

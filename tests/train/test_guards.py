@@ -11,7 +11,7 @@ import torch
 from bottega.core.errors import Diverged, DoesNotFit, UserError
 from bottega.core.types import Row, Tokens
 from bottega.models.layout import lay
-from bottega.train import loop as loops
+from bottega.train import step as steps
 from bottega.train.guards import SelfCheck, fingerprint, heaviest, memory_errors
 from bottega.train.source import Dataset
 from tests.models.tiny import tiny_model
@@ -111,9 +111,9 @@ def test_the_heaviest_batch_leaves_no_trace_and_is_left_out_where_it_costs_much(
     """With and without the trial: the same weights after a step (optimizer, random state and gradients are put back)."""
     results, laid = [], []
     for share in (0.02, 1.0):
-        monkeypatch.setattr(loops, "PRELUDE_SHARE", share)
+        monkeypatch.setattr(steps, "PRELUDE_SHARE", share)
         loop = make_loop(llama, tmp_path / str(share), steps=1)
-        monkeypatch.setattr(loops, "lay", lambda *a, share=share, **k: laid.append(share) or lay(*a, **k))
+        monkeypatch.setattr(steps, "lay", lambda *a, share=share, **k: laid.append(share) or lay(*a, **k))
         loop.run()
         results.append(weights(loop))
     assert laid == [0.02, 1.0, 1.0]

@@ -1,0 +1,50 @@
+"""What the loop is made of and what it leaves: the built parts, and how a run ended.
+
+Left out: building them (assemble.py) and using them (loop.py, step.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from bottega.core.types import Attached, Source, Spec
+from bottega.models.score import Scorer
+from bottega.train import parallel
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Parts:
+    """What `assemble` built: the loop's hands."""
+
+    attached: Attached
+    spec: Spec
+    source: Source
+    scorer: Scorer
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    rebuild: Callable[[], None]
+    world: parallel.World
+    packed: bool
+    pad_id: int
+    save_model: Callable[[str], None]
+    validate: Callable[[int], Mapping[str, float]] | None = None
+
+    @property
+    def num_prefix(self) -> int:
+        """Virtual positions before every sequence."""
+        return self.attached.inputs.num_prefix if self.attached.inputs else 0
+
+
+@dataclass(kw_only=True, slots=True)
+class Outcome:
+    """How a run ended: steps done, the best evaluation and its step, the last metrics, why it stopped."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = -1
+    reason: str = "steps"
+    last: dict[str, float] = field(default_factory=dict)
