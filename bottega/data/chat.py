@@ -180,7 +180,7 @@ def starting(mask: str) -> int | None:
         UserError: no such mask.
     """
     head, _, number = mask.partition(":")
-    if mask not in MASKS and not (head == "from" and number.isdigit()):
+    if mask not in MASKS and not (head == "from" and number.isascii() and number.isdigit()):
         raise UserError(f"there is no mask {mask!r}; choose assistant, last, all or from:N (from the N-th token on)")
     return int(number) if head == "from" else None
 

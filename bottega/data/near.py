@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 
 import numpy as np
 
 THRESHOLD = 0.8
+SAME_TEXT = 0.5
+MANY = 20
 SHINGLE = 5
 HASHES = 128
 BAND = 4
@@ -31,9 +34,13 @@ def shingles(text: str, *, size: int = SHINGLE) -> frozenset[int]:
 
     'to be or not to be', size 5 -> {to be or not to, be or not to be}
     """
-    words = words_of(text)
-    runs = [words[i : i + size] for i in range(max(1, len(words) - size + 1))]
-    return frozenset(zlib.crc32(" ".join(run).encode()) for run in runs)
+    return frozenset(run_hashes(words_of(text), size=size))
+
+
+def run_hashes(words: Sequence[str], *, size: int = SHINGLE) -> list[int]:
+    """The hash of the run that begins at each word, in order; fewer words than `size` make one run."""
+    runs = (words[i : i + size] for i in range(max(1, len(words) - size + 1)))
+    return [zlib.crc32(" ".join(run).encode()) for run in runs]
 
 
 def jaccard(one: frozenset[int], other: frozenset[int]) -> float:
@@ -89,6 +96,34 @@ def groups(texts: Iterable[str], *, threshold: float = THRESHOLD, seed: int = 0)
             if root(pair[0]) != root(pair[1]) and jaccard(sets[one], sets[other]) >= threshold:
                 join(*pair)
     return [root(place) for place in range(len(listed))]
+
+
+def same_texts(texts: Sequence[str], files: Sequence[str], *, share: float = SAME_TEXT) -> list[tuple[int, int]]:
+    """Pairs of texts of different files that are one text: a md and its pdf, whose words differ by notes and headers.
+
+    |A and B| / max(|A|, |B|) >= share, over five-word runs: Broder's containment of the longer text in the shorter. An
+    excerpt is no pair with its whole, so that a licence in every file does not tie them together.
+
+    Args:
+        files: the file of each text; two texts of one file are never a pair. share: in (0, 1].
+
+    Returns: pairs of places, the smaller first. Runs that lie in more than 20 texts count in the first 20 alone.
+    """
+    if len(set(files)) < 2:
+        return []
+    sets = [shingles(text) for text in texts]
+    sizes = [len(one) for one in sets]
+    hashes = np.concatenate([np.fromiter(one, np.uint32, len(one)) for one in sets])
+    owners = np.repeat(np.arange(len(sets)), sizes)
+    order = np.lexsort((owners, hashes))
+    hashes, owners = hashes[order], owners[order]
+    starts = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
+    common: Counter[tuple[int, int]] = Counter()
+    for start, end in zip(starts, [*starts[1:], len(hashes)]):
+        if end - start > 1:
+            common.update(combinations(owners[start : min(end, start + MANY)].tolist(), 2))
+    pairs = ((pair, count / max(sizes[pair[0]], sizes[pair[1]])) for pair, count in sorted(common.items()))
+    return [pair for pair, found in pairs if found >= share and files[pair[0]] != files[pair[1]]]
 
 
 def candidates(table: np.ndarray) -> Iterable[tuple[int, int]]:

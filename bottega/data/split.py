@@ -2,8 +2,8 @@
 
 Left out: cross-validation folds.
 
-Rows that are equal or nearly so, and rows of one group, stay together; whole bundles are dealt out. The result
-depends on the rows, the seed and the shares alone.
+Rows that are equal or nearly so, documents of two files that are one text (a md and its pdf), and rows of one group
+stay together; whole bundles are dealt out. The result depends on the rows, the seed and the shares alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bottega.core.errors import UserError
 from bottega.core.rundir import atomic_write
 from bottega.core.types import Conversation, Document, Labelled, Preference, Row, Turn
 from bottega.data.formats import to_json
-from bottega.data.near import THRESHOLD, groups
+from bottega.data.near import THRESHOLD, groups, same_texts
 from bottega.data.sources import Problem, read
 
 SHARES = {"train": 0.9, "validation": 0.1}
@@ -125,24 +125,33 @@ def _check(shares: Mapping[str, float], num_rows: int, stratify: Any, time: Any)
 def _bundles(rows: Sequence[Any], group: Any, threshold: float) -> list[list[int]]:
     """Places of rows that must stay together, in order of their first."""
     leader = groups((text_of(row) for row in rows), threshold=threshold)
+    ties = [*enumerate(leader), *_twins(rows)]
     if group is not None:
-        parent: dict[Any, int] = {}
-        merged = list(range(len(rows)))
-
-        def root(place: int) -> int:
-            while merged[place] != place:
-                place = merged[place]
-            return place
-
+        first: dict[str, int] = {}
         for place, row in enumerate(rows):
-            for key in (("near", leader[place]), ("group", to_json(_column(row, group)))):
-                one, other = sorted((root(parent.setdefault(key, place)), root(place)))
-                merged[other] = one
-        leader = [root(place) for place in range(len(rows))]
+            ties.append((place, first.setdefault(to_json(_column(row, group)), place)))
+    merged = list(range(len(rows)))
+
+    def root(place: int) -> int:
+        while merged[place] != place:
+            merged[place] = merged[merged[place]]
+            place = merged[place]
+        return place
+
+    for pair in ties:
+        one, other = sorted(map(root, pair))
+        merged[other] = one
     bundles: dict[int, list[int]] = defaultdict(list)
-    for place, first in enumerate(leader):
-        bundles[first].append(place)
+    for place in range(len(rows)):
+        bundles[root(place)].append(place)
     return list(bundles.values())
+
+
+def _twins(rows: Sequence[Any]) -> list[tuple[int, int]]:
+    """Places of documents that are one text in two files."""
+    places = [place for place, row in enumerate(rows) if isinstance(row, Document)]
+    pairs = same_texts([rows[place].text for place in places], [rows[place].where.file for place in places])
+    return [(places[one], places[other]) for one, other in pairs]
 
 
 def _deal(bundles: list[list[int]], shares: Mapping[str, float], seed: str, parts: dict[str, list[int]]) -> None:
@@ -212,10 +221,10 @@ def split_file(
         UserError: a record that cannot be read (named), or as `split`.
     """
     records = []
-    for _, record in read(path):
+    for where, record in read(path):
         if isinstance(record, Problem):
             raise UserError(f"{record}; mend it before splitting")
-        records.append(record)
+        records.append(Document(text=text_of(record), where=where, meta=record))
     parts = split(records, seed=seed, shares=shares, group=group, stratify=stratify, time=time)
     folder = Path(out)
     stale = sorted(file.name for file in folder.glob("*.jsonl") if file.stem not in parts)
@@ -226,6 +235,6 @@ def split_file(
     written = {}
     for name, rows in parts.items():
         file = folder / f"{name}.jsonl"
-        atomic_write(file, "".join(to_json(row) + "\n" for row in rows))
+        atomic_write(file, "".join(to_json(row.meta) + "\n" for row in rows))
         written[name] = {"path": str(file), "rows": len(rows), "share": round(len(rows) / len(records), 4)}
     return {"file": str(path), "rows": len(records), "seed": seed, "parts": written}

@@ -14,6 +14,7 @@ from bottega.core import table
 from bottega.core.config import Marks, closest, convert
 from bottega.core.errors import UserError
 from bottega.core.strictyaml import Path as Keys
+from bottega.data.chat import Template, starting
 from bottega.models.methods import METHODS, method
 from bottega.train import trackers
 from bottega.train.objectives import OBJECTIVES
@@ -91,6 +92,7 @@ def check(recipe: Recipe, marks: Marks) -> list[str]:
     for i, stage in enumerate(recipe.stages):
         following = recipe.stages[i + 1] if i + 1 < len(recipe.stages) else None
         mistakes += _check_stage(stage, following, marks, ("stages", i))
+        mistakes += _check_text(stage, marks, ("stages", i))
     try:
         trackers.check(recipe.track)
     except UserError as error:
@@ -140,6 +142,32 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
         fail("then", f"{stage.method.name} cannot be merged into the weights; leave `then` out to keep the adapter")
     if stage.then == "continue" and following and following.method != stage.method:
         fail("then", f"`then: continue` needs the same method in the stage {following.name}; write merge")
+    return mistakes
+
+
+def _check_text(stage: Stage, marks: Marks, place: Keys) -> list[str]:
+    """Mistakes in how samples become tokens: the mask, the template, blocks."""
+    mistakes = []
+
+    def fail(key: str, message: str) -> None:
+        mistakes.append(f"{marks.at((*place, key))}: {message}")
+
+    try:
+        starting(stage.mask)
+        if stage.objective.name == "dpo" and stage.mask not in ("assistant", "last"):
+            fail("mask", f"the mask {stage.mask} would train the prompt of preferences; write assistant or last")
+    except UserError as error:
+        fail("mask", str(error))
+    name = stage.template
+    try:
+        if name is not None and Path(name).is_file():
+            Template.from_file(name)
+        elif name not in (None, "tokenizer"):
+            Template.named(name)
+    except UserError as error:
+        fail("template", str(error))
+    if stage.blocks and stage.objective.name != "pretrain":
+        fail("blocks", f"blocks: true is for pretrain, not {stage.objective.name}; leave it out")
     return mistakes
 
 

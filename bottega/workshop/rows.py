@@ -12,24 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from bottega.core.errors import UserError
-from bottega.core.types import Document, Row
+from bottega.core.types import Row
 from bottega.data import formats, prepare
 from bottega.data.blocks import blocks
 from bottega.data.chat import Template
-from bottega.data.chunk import chunk
+from bottega.data.holdout import hold_out
 from bottega.data.intake import Intake
 from bottega.data.mix import mix
-from bottega.data.sources import Problem
-from bottega.data.split import split
 from bottega.models.generate import context_limit
 from bottega.models.load import Loaded
 from bottega.train.objectives import OBJECTIVES
 from bottega.workshop.recipe import Part, Stage
 
 DEFAULT_MAX_TOKENS = 2048
-MIN_DOCUMENTS, PIECE = 10, 1000
-"""With fewer documents than this, passages of so many characters are split for validation instead of documents."""
-_PLACE = "__passage__"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,19 +94,13 @@ def read_rows(stage: Stage, loaded: Loaded, template: Template, *, seed: int) ->
     share = stage.validation.share if stage.validation else None
     notes: tuple[str, ...] = ()
     if share:
-        if kind == "text" and sum(isinstance(item, Document) for items in found for item in items) < MIN_DOCUMENTS:
-            found = [[piece for item in items for piece in _pieces(item)] for items in found]
-            notes = (
-                f"fewer than {MIN_DOCUMENTS} documents: passages of {PIECE:,} characters are kept out, not documents",
-            )
-        found, kept_out = _apart(found, share, seed)
-        found, held_out = [_joined(items) for items in found], [_joined(kept_out)]
+        apart = hold_out(found, share=share, seed=seed, passages=kind == "text")
+        found, held_out, notes = apart.train, [apart.held_out], apart.notes
     made = [prepare.rows(samples, loaded.tokenizer, template, **options) for samples in found]
     held = [prepare.rows(samples, loaded.tokenizer, template, **options) for samples in held_out]
     train, held_rows = [rows for rows, _ in made], [row for rows, _ in held for row in rows]
     if stage.blocks:
-        if kind != "text":
-            raise UserError(f"blocks: true is for pretrain, not {stage.objective.name}; leave it out")
+        assert kind == "text", "the recipe's check lets blocks through for texts only"
         train = [blocks(rows, length=options["max_tokens"]) for rows in train]
     return StageRows(
         train=_numbered(train),
@@ -124,44 +113,6 @@ def read_rows(stage: Stage, loaded: Loaded, template: Template, *, seed: int) ->
 
 def _samples(part: Part) -> list[Any]:
     return list(formats.samples(part.path, format=part.format, columns=part.columns))
-
-
-def _pieces(item: Any) -> list[Any]:
-    """A document as passages, each with its number; anything else as it is."""
-    if not isinstance(item, Document):
-        return [item]
-    parts = chunk(item.text, size=PIECE)
-    return [
-        dataclasses.replace(item, text=part.text, meta={**item.meta, _PLACE: (id(item), number)})
-        for number, part in enumerate(parts)
-    ]
-
-
-def _joined(items: list[Any]) -> list[Any]:
-    """Passages that follow one another in their document put together again."""
-    joined: list[Any] = []
-    last: tuple[int, int] | None = None
-    for item in items:
-        place = item.meta.get(_PLACE) if isinstance(item, Document) else None
-        if place is not None and last == (place[0], place[1] - 1):
-            joined[-1] = dataclasses.replace(joined[-1], text=joined[-1].text + item.text)
-        else:
-            joined.append(item)
-        last = place
-    return joined
-
-
-def _apart(sources: list[list[Any]], share: float, seed: int) -> tuple[list[list[Any]], list[Any]]:
-    """A share of the rows of all sources together, kept out with near duplicates; bad rows stay where they are."""
-    good = [item for items in sources for item in items if not isinstance(item, Problem)]
-    if len(good) < 2:
-        raise UserError(f"validation: {share} needs at least 2 rows to split, and there is {len(good)}; give a file")
-    parts = split(good, seed=seed, shares={"train": 1 - share, "validation": share})
-    out = {id(item) for item in parts["validation"]}
-    kept = [[item for item in items if id(item) not in out] for items in sources]
-    if not parts["validation"] or not all(any(not isinstance(i, Problem) for i in items) for items in kept):
-        raise UserError(f"validation: {share} leaves a part of the {len(good)} rows empty; give more rows, or a file")
-    return kept, parts["validation"]
 
 
 def _numbered(sources: list[list[Row]]) -> list[list[Row]]:

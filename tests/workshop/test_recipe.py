@@ -26,6 +26,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     for name in ("docs/a.txt", "chats.jsonl", "replay.jsonl", "prefs.jsonl"):
         (tmp_path / name).write_text("x")
+    (tmp_path / "empty.jinja").write_text("")
     (tmp_path / "good.yaml").write_text(GOOD)
     return tmp_path
 
@@ -118,6 +119,13 @@ stages:
         ("{objective: sft, data: chats.jsonl, validation: {share: 0.1, data: [replay.jsonl]}}", "not both"),
         ("{objective: sft, data: s3://bucket/x.jsonl}", "download it first"),
         ("{objective: ppo, data: prefs.jsonl}", "there is no objective 'ppo'"),
+        ("{objective: sft, data: chats.jsonl, mask: from:x}", "there is no mask 'from:x'; choose assistant, last"),
+        ("{objective: sft, data: chats.jsonl, mask: from:²}", "there is no mask 'from:²'"),
+        ("{objective: sft, data: chats.jsonl, mask: asistant}", "there is no mask 'asistant'"),
+        ("{objective: dpo, data: prefs.jsonl, mask: all}", "would train the prompt of preferences"),
+        ("{objective: sft, data: chats.jsonl, template: chatlm}", "there is no template 'chatlm'; choose one of"),
+        ("{objective: sft, data: chats.jsonl, template: empty.jinja}", "empty.jinja holds no template"),
+        ("{objective: sft, data: chats.jsonl, blocks: true}", "blocks: true is for pretrain, not sft"),
         ("{objective: sft}", "the key 'data' is missing"),
         ("{data: chats.jsonl}", "the key 'objective' is missing"),
     ],
@@ -165,6 +173,30 @@ def test_loading_a_recipe_imports_nothing_heavy(folder):
     code = f"import sys; from bottega.workshop import recipe; recipe.load('good.yaml'); print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_mask_or_template_that_is_not_known_is_found_at_its_place_before_torch_is_imported(folder):
+    text = one("{objective: sft, data: chats.jsonl, mask: from:x, template: chatlm}")
+    (folder / "bad.yaml").write_text(text)
+    code = (
+        "import sys; from bottega.core.errors import UserError; from bottega.workshop import recipe\n"
+        "try: recipe.load('bad.yaml')\n"
+        "except UserError as error: print(error)\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    line = text.splitlines()[3]
+    mask, template, imported = done.stdout.splitlines()
+    assert mask.startswith(f"bad.yaml:4:{line.index('from:x') + 1}: there is no mask 'from:x'")
+    assert template.startswith(f"bad.yaml:4:{line.index('chatlm') + 1}: there is no template 'chatlm'")
+    assert imported == "False"
+
+
+def test_a_named_template_a_file_and_the_tokenizers_own_are_taken(folder):
+    (folder / "own.jinja").write_text("{{ messages[0].content }}")
+    for name in ("chatml", "tokenizer", "own.jinja"):
+        (folder / "fine.yaml").write_text(one(f"{{objective: sft, data: chats.jsonl, template: {name}}}"))
+        assert Path(recipe.load("fine.yaml").stages[0].template).name == name
 
 
 def test_steps_on_the_command_line_replace_the_recipes_epochs(tmp_path):
