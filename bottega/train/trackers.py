@@ -6,6 +6,7 @@ Left out: pictures and artefacts. metrics.jsonl is always written, with or witho
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,32 +33,44 @@ def _tensorboard(folder: Path, run: str, stage: str) -> tuple[Log, Callable[[], 
 def _wandb(folder: Path, run: str, stage: str) -> tuple[Log, Callable[[], None]]:
     import wandb
 
-    session: Any = wandb.init(project="bottega", name=f"{run}/{stage}", dir=str(folder), reinit=True)
+    try:
+        session: Any = wandb.init(project="bottega", name=f"{run}/{stage}", dir=str(folder), reinit="finish_previous")
+    except wandb.errors.Error as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"track: wandb does not open ({said}); WANDB_MODE=offline keeps the run here") from error
     return lambda step, metrics: session.log(dict(metrics), step=step), session.finish
 
 
 def _mlflow(folder: Path, run: str, stage: str) -> tuple[Log, Callable[[], None]]:
+    """To the server or store that MLFLOW_TRACKING_URI names; without one, to a database in the run's folder."""
     import mlflow
 
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute() / 'mlflow.db'}"
+    client = mlflow.MlflowClient(tracking_uri=place)
+    try:
+        known = client.get_experiment_by_name("bottega")
+        experiment = known.experiment_id if known else client.create_experiment("bottega")
+        opened = client.create_run(experiment, run_name=f"{run}/{stage}").info.run_id
+    except (mlflow.exceptions.MlflowException, ImportError) as error:
+        said = " ".join(str(error).split())[:200]
         raise UserError(
-            "track: mlflow needs to know its server: set MLFLOW_TRACKING_URI, such as http://localhost:5000"
-        )
-    mlflow.set_experiment("bottega")
-    mlflow.start_run(run_name=f"{run}/{stage}")
+            f"track: mlflow at {place} does not open ({said}); mend MLFLOW_TRACKING_URI, or leave it out"
+        ) from error
 
     def log(step: int, metrics: Mapping[str, float]) -> None:
-        mlflow.log_metrics({name.replace("/", "_per_"): value for name, value in metrics.items()}, step=step)
+        now = int(time.time() * 1000)
+        entry = mlflow.entities.Metric
+        client.log_batch(opened, [entry(name.replace("/", "_per_"), v, now, step) for name, v in metrics.items()])
 
-    return log, mlflow.end_run
+    return log, lambda: client.set_terminated(opened)
 
 
 TRACKERS: dict[str, tuple[str, str, Callable[..., tuple[Log, Callable[[], None]]]]] = {
     "tensorboard": ("tensorboardX", "tensorboardX", _tensorboard),
     "wandb": ("wandb", "wandb", _wandb),
-    "mlflow": ("mlflow", "mlflow-skinny", _mlflow),
+    "mlflow": ("mlflow", "mlflow-skinny sqlalchemy alembic", _mlflow),
 }
-"""Name -> the module it needs, the package that brings it, and the function that opens it."""
+"""Name -> the module it needs, the packages that bring it, and the function that opens it."""
 
 
 def check(names: Sequence[str]) -> None:
@@ -71,7 +84,7 @@ def check(names: Sequence[str]) -> None:
             raise UserError(f"track {name!r} is not known: use one of {', '.join(TRACKERS)}")
         module, package, _ = TRACKERS[name]
         if find_spec(module) is None:
-            raise UserError(f"track: {name} needs the package {package}: pip install {package}")
+            raise UserError(f"track: {name} needs {package}: pip install {package}")
 
 
 class Tracked:
