@@ -16,7 +16,7 @@ from bottega.core.errors import UserError
 from bottega.core.types import Sample, Where
 from bottega.data import documents, shapes
 from bottega.data.shapes import ANSWERS, PAIRS
-from bottega.data.sources import TYPE_KEY, Problem, Record, read
+from bottega.data.sources import TYPE_KEY, Problem, Record, Span, read, read_span
 from bottega.data.turns import BadRow
 
 Format = Callable[[Record, Where], "Sample | tuple[Sample, ...]"]
@@ -125,8 +125,7 @@ def samples(
     Raises:
         UserError: an unknown format name, a file that is missing or empty, or columns that fit no format.
     """
-    if format is not None and format not in FORMATS:
-        raise UserError(f"there is no format {format!r}; choose one of {', '.join(FORMATS)}")
+    _check_name(format)
     for _, group in itertools.groupby(read(paths, columns=columns), key=lambda pair: pair[0].file):
         head = list(itertools.islice(group, 64))
         good = [record for _, record in head if not isinstance(record, Problem)]
@@ -140,6 +139,36 @@ def samples(
         function = FORMATS[format or detect(good)] if good else shapes.text
         for where, record in itertools.chain(head, group):
             yield from _parsed(function, record, where)
+
+
+def _check_name(format: str | None) -> None:
+    if format is not None and format not in FORMATS:
+        raise UserError(f"there is no format {format!r}; choose one of {', '.join(FORMATS)}")
+
+
+def settled(path: str | Path, *, format: str | None = None, columns: Mapping[str, str] | None = None) -> str:
+    """The format that `samples` reads one file in.
+
+    Raises:
+        UserError: as `samples`.
+    """
+    _check_name(format)
+    pairs = (record for _, record in read(path, columns=columns))
+    if format is not None:
+        next(pairs)  # an empty file is refused here
+        return format
+    good = [record for record in itertools.islice(pairs, 64) if not isinstance(record, Problem)]
+    if not good:
+        good = list(itertools.islice((record for record in pairs if not isinstance(record, Problem)), 1))
+    return detect(good) if good else "text"
+
+
+def span_samples(
+    path: str | Path, span: Span, *, format: str, columns: Mapping[str, str] | None = None
+) -> Iterator[Sample | Problem]:
+    """The samples of a stretch of a file, as `samples` gives them for the whole; `format`: a name of FORMATS."""
+    for where, record in read_span(path, span, columns=columns):
+        yield from _parsed(FORMATS[format], record, where)
 
 
 def _parsed(function: Format, record: Record | Problem, where: Where) -> Iterator[Sample | Problem]:

@@ -5,7 +5,7 @@ Left out: making the rows (prepare.py) and printing (report.py, the verbs).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from bottega.data.sources import Problem
 BIG_FILE = 1_000
 SHARE = 0.01
 MAX_EXAMPLES = 5
+COUNTS = ("read", "cut", "windows", "tokens_lost", "answers_cut")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,24 +67,25 @@ class Intake:
 
 
 class Ledger:
-    """Counts while rows are made; `close` applies the loss policy and gives the Intake."""
+    """Counts while rows are made; `close` applies the loss policy and gives the Intake. `hear` is told every problem."""
 
-    def __init__(self, allow_loss: int | None = None) -> None:
-        self.allow_loss = allow_loss
+    def __init__(self, allow_loss: int | None = None, *, hear: Callable[[Problem], None] | None = None) -> None:
+        self.allow_loss, self.hear = allow_loss, hear
         self.read = self.cut = self.windows = self.tokens_lost = self.answers_cut = 0
         self.bad: dict[str, int] = {}
         self.dropped: dict[str, int] = {}
         self.files: dict[str, int] = {}
         self.notes: dict[str, None] = {}
         self.examples: list[str] = []
-        self._problems: dict[str, list[Problem]] = {}
-        self._rows: set[tuple[str, int]] = set()
+        self._first: dict[str, Problem] = {}
+        self._lost: dict[str, int] = {}
+        self._last: tuple[str, int] | None = None
 
     def saw(self, where: Where) -> None:
-        """One sample or problem was read."""
+        """One sample or problem was read; samples of one row follow one another and count as one row of their file."""
         self.read += 1
-        if (where.file, where.row) not in self._rows or where.row == 0:
-            self._rows.add((where.file, where.row))
+        if (where.file, where.row) != self._last or where.row == 0:
+            self._last = (where.file, where.row)
             self.files[where.file] = self.files.get(where.file, 0) + 1
 
     def problem(self, problem: Problem) -> None:
@@ -94,12 +96,18 @@ class Ledger:
         """
         self.bad[problem.reason] = self.bad.get(problem.reason, 0) + 1
         self._example(str(problem))
-        self._problems.setdefault(problem.where.file, []).append(problem)
-        lost = sum(map(len, self._problems.values()))
-        if self.allow_loss is not None and lost > self.allow_loss:
-            first = next(iter(self._problems.values()))[0]
+        if self.hear is not None:
+            self.hear(problem)
+        self._first.setdefault(problem.where.file, problem)
+        self._lost[problem.where.file] = self._lost.get(problem.where.file, 0) + 1
+        self._within_limit()
+
+    def _within_limit(self) -> None:
+        if self.allow_loss is not None and sum(self._lost.values()) > self.allow_loss:
+            first = next(iter(self._first.values()))
             raise UserError(
-                f"{first}; {lost} rows are lost and --allow-loss is {self.allow_loss}: mend them or raise it"
+                f"{first}; {self.allow_loss + 1} rows are lost and --allow-loss is {self.allow_loss}: "
+                "mend them or raise it"
             )
 
     def drop(self, where: Where, reason: str) -> None:
@@ -111,9 +119,37 @@ class Ledger:
         """A sentence that the reader of the account should see, once."""
         self.notes.setdefault(text)
 
-    def problems(self) -> list[Problem]:
-        """Every row that could not be used, file by file."""
-        return [problem for problems in self._problems.values() for problem in problems]
+    def to_json(self) -> dict[str, Any]:
+        """Everything counted so far, so that another ledger can `absorb` it."""
+        names = (*COUNTS, "bad", "dropped", "files", "examples")
+        first = {
+            file: [problem.where.row, problem.where.column, problem.reason] for file, problem in self._first.items()
+        }
+        return {name: getattr(self, name) for name in names} | {
+            "notes": list(self.notes),
+            "first": first,
+            "lost": self._lost,
+        }
+
+    def absorb(self, counted: Mapping[str, Any]) -> None:
+        """Count on from what another ledger counted behind this one's rows (`to_json`).
+
+        Raises:
+            UserError: more rows than `allow_loss` are lost.
+        """
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + counted[name])
+        for name in ("bad", "dropped", "files"):
+            into = getattr(self, name)
+            into.update({key: into.get(key, 0) + count for key, count in counted[name].items()})
+        for text in counted["examples"]:
+            self._example(text)
+        for note in counted["notes"]:
+            self.note(note)
+        for file, (row, column, reason) in counted["first"].items():
+            self._first.setdefault(file, Problem(Where(file, row, column), reason))
+            self._lost[file] = self._lost.get(file, 0) + counted["lost"][file]
+        self._within_limit()
 
     def _example(self, text: str) -> None:
         if len(self.examples) < MAX_EXAMPLES:
@@ -126,12 +162,12 @@ class Ledger:
             UserError: without --allow-loss, a file of at most 1,000 rows lost one, or a bigger one more than 1 percent.
         """
         if self.allow_loss is None:
-            for file, problems in self._problems.items():
-                rows, lost = self.files.get(file, 0), len(problems)
+            for file, lost in self._lost.items():
+                rows = self.files.get(file, 0)
                 if rows <= BIG_FILE or lost > SHARE * rows:
                     raise UserError(
-                        f"{problems[0]}; {lost:,} of {rows:,} rows of this file cannot be used: mend them or "
-                        f"pass --allow-loss {sum(map(len, self._problems.values()))}"
+                        f"{self._first[file]}; {lost:,} of {rows:,} rows of this file cannot be used: mend them or "
+                        f"pass --allow-loss {sum(self._lost.values())}"
                     )
         if taken == 0:
             why = ", ".join({**self.bad, **self.dropped}) or "there are none"

@@ -6,9 +6,38 @@ Left out: temperature, curricula, mixtures that change while training.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import overload
 
 import numpy as np
+
+from bottega.core.types import Row
+
+
+class Chain(Sequence[Row]):
+    """Several sequences of rows one after the other, none of them copied."""
+
+    def __init__(self, sources: Sequence[Sequence[Row]]) -> None:
+        self.sources = sources
+        self.ends = list(accumulate(len(source) for source in sources))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(index)
+        number = bisect_right(self.ends, place)
+        return self.sources[number][place - (self.ends[number - 1] if number else 0)]
 
 
 def mix(sizes: Sequence[int], weights: Sequence[float], *, seed: int) -> list[np.ndarray]:

@@ -119,23 +119,20 @@ def encoded(
     encoders: dict[str, Callable[..., list[Any]]] = {"text": _sequences, "chat": _sequences, "preference": _preferences}
     noted = plan.kind == "text"
     for batch in _batched(samples, BATCH):
-        good: list[Sample] = []
-        for sample in batch:
-            ledger.saw(sample.where)
-            problem = sample if isinstance(sample, Problem) else unfit(sample, plan)
-            if problem is not None:
-                ledger.problem(problem)
-            else:
-                assert not isinstance(sample, Problem)
-                good.append(sample)
+        found = [sample if isinstance(sample, Problem) else unfit(sample, plan) for sample in batch]
+        good: list[Any] = [sample for sample, problem in zip(batch, found) if problem is None]
         if not noted and good:
             noted = True
             for note in template.notes(tokenizer):
                 ledger.note(note)
-        for sample, answer in zip(good, encoders[plan.kind](good, tokenizer, template, plan, ledger)):
+        answers = iter(encoders[plan.kind](good, tokenizer, template, plan, ledger))
+        for sample, problem in zip(batch, found):  # in the order of the rows, so that no count depends on the batches
+            ledger.saw(sample.where)
+            answer = problem or next(answers)
             if isinstance(answer, Problem):
                 ledger.problem(answer)
             else:
+                assert not isinstance(sample, Problem)
                 yield sample, answer
 
 

@@ -147,10 +147,9 @@ def _lengths(
     tables: dict[str, dict[str, int]] = {}
     for kind in dict.fromkeys(_KINDS[type(sample)] for sample in good if type(sample) in _KINDS):
         plan = Plan(kind=kind, max_tokens=max_tokens or 1 << 40, over_length="drop", mask=mask)
-        ledger = Ledger(allow_loss=1 << 60)
+        ledger = Ledger(allow_loss=1 << 60, hear=problems.append)
         chosen = [sample for sample in good if _KINDS.get(type(sample)) == kind]
         answers = list(encoded(chosen, tokenizer, bound, plan=plan, ledger=ledger))
-        problems += ledger.problems()
         notes |= ledger.notes
         for sample, answer in answers:
             parts = list(fitted(sample, answer, tokenizer, plan=replace(plan, max_tokens=1 << 40), ledger=Ledger()))

@@ -8,11 +8,12 @@ A bad record never disappears: it is yielded as a Problem, in its place, and rea
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from bottega.core.errors import UserError
 from bottega.core.types import Where
@@ -20,7 +21,10 @@ from bottega.data import documents
 
 MAX_LINE_BYTES = 64_000_000
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+LINES = (".jsonl", ".ndjson")
 SUFFIXES = (*TABLES, *documents.SUFFIXES)
+CHUNK = 1 << 20
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 TYPE_KEY = "__lmflow_type__"
 
 
@@ -34,6 +38,15 @@ class Problem(NamedTuple):
         return f"{self.where}: {self.reason}"
 
 
+class Span(NamedTuple):
+    """A stretch of a file: bytes from `start` to `end` (None: the file's end), and the number of its first line."""
+
+    start: int = 0
+    end: int | None = None
+    line: int = 1
+
+
+WHOLE = Span()
 Record = dict[str, Any]
 Read = tuple[Where, "Record | Problem"]
 
@@ -84,9 +97,39 @@ def read(paths: str | Path | Iterable[str | Path], *, columns: Mapping[str, str]
             raise UserError(f"{path} holds no row; give a file with at least one row")
 
 
+def read_span(path: str | Path, span: Span, *, columns: Mapping[str, str] | None = None) -> Iterator[Read]:
+    """The records of a stretch of a file that `spans` found, with the places they have in the whole file."""
+    for where, record in _read_jsonl(Path(path), span) if span != WHOLE else _read_file(Path(path)):
+        yield where, (_renamed(record, columns, where) if columns and not isinstance(record, Problem) else record)
+
+
+def spans(path: str | Path, *, size: int) -> tuple[str, list[Span]]:
+    """The sha256 of a file, and stretches of about `size` bytes that can be read apart (jsonl; other kinds are one whole).
+
+    Where the cuts lie depends on the file alone. The file is read once, in pieces: memory does not grow with it.
+    """
+    digest, found = hashlib.sha256(), []
+    start = at = 0
+    line = first = 1
+    with open(path, "rb") as file:
+        cuts = Path(path).suffix.lower() in LINES and file.read(2) not in UTF16
+        file.seek(0)
+        while piece := file.read(CHUNK):
+            digest.update(piece)
+            if cuts:
+                line += piece.count(b"\n")
+                if at + len(piece) - start >= size and (end := piece.rfind(b"\n") + 1):
+                    found.append(Span(start, at + end, first))
+                    start, first = at + end, line
+            at += len(piece)
+    if start < at or not found:
+        found.append(Span(start, at, first))
+    return digest.hexdigest(), [WHOLE] if len(found) == 1 or not cuts else found
+
+
 def _read_file(path: Path) -> Iterator[Read]:
     suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".ndjson"):
+    if suffix in LINES:
         return _read_jsonl(path)
     if suffix == ".json":
         return _read_json(path)
@@ -139,15 +182,21 @@ def decode(raw: bytes, where: Where) -> str | Problem:
     return text
 
 
-def _read_jsonl(path: Path) -> Iterator[Read]:
+def _lines(file: IO[bytes], end: int | None) -> Iterator[bytes]:
+    """Lines from where the file stands; `end`: the byte before which the last one begins."""
+    while (end is None or file.tell() < end) and (raw := file.readline(MAX_LINE_BYTES + 1)):
+        yield raw
+
+
+def _read_jsonl(path: Path, span: Span = WHOLE) -> Iterator[Read]:
     with path.open("rb") as file:
-        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+        if file.read(2) in UTF16:
             whole = decode(path.read_bytes(), Where(str(path)))
             lines: Iterable[bytes] = whole.encode().splitlines(keepends=True) if isinstance(whole, str) else ()
         else:
-            file.seek(0)
-            lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
-        number = 0
+            file.seek(span.start)
+            lines = _lines(file, span.end)
+        number = span.line - 1
         skipping = False
         for raw in lines:
             was_skipping, skipping = skipping, len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n")

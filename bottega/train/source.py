@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from bottega.core.types import Row
-from bottega.data.order import order
+from bottega.data.order import Shuffled, order
 
 
 class Dataset:
     """Global batches of `batch` rows, epoch after epoch, each in its own order; the last batch of an epoch may be smaller.
 
-    State: {"epoch": e, "at": k}: k rows of epoch e were taken. Nothing else is needed to continue.
+    State: {"epoch": e, "at": k}: k rows of epoch e were taken. Nothing else is needed to continue, and nothing is replayed: rows may
+    lie on disk (data/shards.py), and any place of an order can be had at once (data/order.py).
     """
 
     def __init__(self, rows: Sequence[Row], *, batch: int, seed: int, shuffle: bool = True) -> None:
@@ -27,8 +28,8 @@ class Dataset:
         self.epoch = self.at = 0
         self._order = self._draw()
 
-    def _draw(self) -> np.ndarray:
-        return order(len(self.rows), self.seed, self.epoch) if self.shuffle else np.arange(len(self.rows))
+    def _draw(self) -> Shuffled | None:
+        return Shuffled(len(self.rows), self.seed, self.epoch) if self.shuffle else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -39,9 +40,10 @@ class Dataset:
         if self.at >= len(self.rows):
             self.epoch, self.at = self.epoch + 1, 0
             self._order = self._draw()
-        chosen = self._order[self.at : self.at + self.batch]
-        self.at += len(chosen)
-        return [self.rows[int(i)] for i in chosen], {"epoch": self.epoch, "at": self.at}
+        end = min(self.at + self.batch, len(self.rows))
+        chosen = self._order.take(self.at, self.batch) if self._order else range(self.at, end)
+        self.at = end
+        return [self.rows[i] for i in chosen], {"epoch": self.epoch, "at": self.at}
 
     def ahead(self, steps: int) -> Iterator[list[Row]]:
         """The batches of the next `steps` steps, none of them taken."""

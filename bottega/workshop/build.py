@@ -6,7 +6,6 @@ Left out: which stages run and what is recorded (stages.py). Below this file nob
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import os
 import shutil
@@ -39,7 +38,8 @@ SAVES, EVALUATIONS = 5, 10
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Setup:
-    """A stage and what it starts from (`start`: what that is called). goes_on: the adapter loaded is trained on."""
+    """A stage and what it starts from (`start`: what that is called). goes_on: the adapter loaded is trained on. note: is told
+    what a person should read while the stage is made ready."""
 
     stage: Stage
     loaded: Loaded
@@ -48,6 +48,7 @@ class Setup:
     folder: Path
     start: str
     goes_on: bool = False
+    note: Callable[[str], None] = print
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -71,13 +72,6 @@ def open_model(
     """
     options = method(stage.method.name, **stage.method.options).load_options() if stage else None
     return load(name, revision=trust or revision, trust=trust is not None, trainable=goes_on, options=options)
-
-
-def tokenizer_identity(tokenizer: Any) -> str:
-    """A hash over the vocabulary, the merges and the special tokens of a tokenizer."""
-    core = getattr(tokenizer, "backend_tokenizer", None)
-    text = core.to_str() if core is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(f"{text}\0{sorted(tokenizer.special_tokens_map.items())}".encode()).hexdigest()
 
 
 def attach(setup: Setup) -> Attached:
@@ -131,7 +125,7 @@ def assemble_stage(setup: Setup, progress: Callable[[int], Progress]) -> Bench:
 
     torch.manual_seed(setup.seed)
     stage, tokenizer = setup.stage, setup.loaded.tokenizer
-    rows = read_rows(stage, setup.loaded, setup.template, seed=setup.seed)
+    rows = read_rows(stage, setup.loaded, setup.template, seed=setup.seed, note=setup.note)
     attached = attach(setup)
     save = saver(setup, attached)
     source = _source(setup, rows)

@@ -114,6 +114,9 @@ class Stage:
     mask: str = option("assistant", "which tokens are trained in chats: assistant, last, all, from:N")
     thinking: Literal["keep", "mask", "drop"] = option("keep", "what becomes of thinking blocks")
     max_tokens: int | None = option(None, "longest row in tokens; default: 2048 or the model's own limit", low=8)
+    shards: bool | None = option(
+        None, "tokenise once into shards on disk and read rows from there; default: from 64 MB of files on"
+    )
     blocks: bool = option(False, "pretrain only: texts end to end, cut into blocks of max_tokens (nothing to pad)")
     over_length: Literal["error", "drop", "split", "truncate"] | None = option(
         None, "what becomes of longer rows; default: split for pretrain, else error"

@@ -7,31 +7,37 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bottega.core.errors import UserError
 from bottega.core.types import Row
 from bottega.data import formats, prepare
-from bottega.data.blocks import blocks
+from bottega.data.blocks import Blocks, blocks
 from bottega.data.chat import Template
 from bottega.data.holdout import hold_out
 from bottega.data.intake import Intake
-from bottega.data.mix import mix
+from bottega.data.mix import Chain, mix
+from bottega.data.shards import ShardRows
+from bottega.data.sources import find
+from bottega.data.tokenise import Corpus, shards
 from bottega.models.generate import context_limit
 from bottega.models.load import Loaded
 from bottega.train.objectives import OBJECTIVES
 from bottega.workshop.recipe import Part, Stage
+from bottega.workshop.shard_cache import cache_folder, num_workers, runner, tokenizer_identity
 
 DEFAULT_MAX_TOKENS = 2048
+SHARD_BYTES = 64_000_000
+"""From so many bytes of training files on, rows lie on disk unless the stage says `shards: false`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageRows:
     """Rows by source, held-out rows, and the account of each."""
 
-    train: list[list[Row]]
+    train: Sequence[Sequence[Row]]
     held_out: list[Row]
     intakes: tuple[Intake, ...]
     held_out_intakes: tuple[Intake, ...] = ()
@@ -74,61 +80,132 @@ def row_limit(stage: Stage, loaded: Loaded) -> int:
     return stage.max_tokens
 
 
-def read_rows(stage: Stage, loaded: Loaded, template: Template, *, seed: int) -> StageRows:
+def read_rows(
+    stage: Stage, loaded: Loaded, template: Template, *, seed: int, note: Callable[[str], None] = print
+) -> StageRows:
     """The stage's rows: read, split, tokenised, cut as the stage says, each loss accounted for.
+
+    Rows of large files (SHARD_BYTES) lie on disk; `note` is told where.
 
     Raises:
         UserError: a row that cannot be used and may not be lost, none left, a file that is missing.
     """
     kind = OBJECTIVES[stage.objective.name].data
-    options: dict[str, Any] = {
-        "kind": kind,
-        "max_tokens": row_limit(stage, loaded),
-        "over_length": stage.over_length,
-        "mask": stage.mask,
-        "thinking": stage.thinking,
-        "allow_loss": stage.allow_loss,
-    }
-    found = [_samples(part) for part in stage.data]
-    held_out = [_samples(part) for part in (stage.validation.data if stage.validation else ())]
+    assert kind == "text" or not stage.blocks, "the recipe's check lets blocks through for texts only"
+    plan = prepare.Plan(
+        kind=kind,
+        max_tokens=row_limit(stage, loaded),
+        over_length=stage.over_length or "error",
+        mask=stage.mask,
+        thinking=stage.thinking,
+    )
     share = stage.validation.share if stage.validation else None
     notes: tuple[str, ...] = ()
-    if share:
-        apart = hold_out(found, share=share, seed=seed, passages=kind == "text")
-        found, held_out, notes = apart.train, [apart.held_out], apart.notes
-    made = [prepare.rows(samples, loaded.tokenizer, template, **options) for samples in found]
-    held = [prepare.rows(samples, loaded.tokenizer, template, **options) for samples in held_out]
+    on_disk, why = shards_wanted(stage)
+    if on_disk and not share:
+        notes = (why,)
+        kept = _Cache(stage=stage, loaded=loaded, template=template, plan=plan, note=note)
+        made = [kept.rows(part) for part in stage.data]
+        held_samples = [_samples(part) for part in (stage.validation.data if stage.validation else ())]
+    else:
+        found, held_samples, notes = _read(stage, kind, share, seed)
+        if on_disk:
+            notes += (f"{why}, but validation: {share} compares all rows with one another, so they are in memory",)
+        made = [_tokenised(samples, stage, loaded, template, plan) for samples in found]
+    held = [_tokenised(samples, stage, loaded, template, plan) for samples in held_samples]
     train, held_rows = [rows for rows, _ in made], [row for rows, _ in held for row in rows]
     if stage.blocks:
-        assert kind == "text", "the recipe's check lets blocks through for texts only"
-        train = [blocks(rows, length=options["max_tokens"]) for rows in train]
+        train = [blocks(rows, length=plan.max_tokens) for rows in train]
     return StageRows(
         train=_numbered(train),
-        held_out=_numbered([held_rows])[0],
+        held_out=list(_numbered([held_rows])[0]),
         intakes=tuple(intake for _, intake in made),
         held_out_intakes=tuple(intake for _, intake in held),
         notes=notes,
     )
 
 
+def shards_wanted(stage: Stage) -> tuple[bool, str]:
+    """Whether the training rows lie on disk, and why."""
+    size = sum(file.stat().st_size for part in stage.data for file in find([part.path]))
+    wanted = size >= SHARD_BYTES if stage.shards is None else stage.shards
+    said = "shards: true" if stage.shards else f"{size / 1e6:,.0f} MB of files, from {SHARD_BYTES / 1e6:,.0f} MB on"
+    return wanted, f"the rows lie on disk in shards ({said})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Cache:
+    """The shards of a stage's sources."""
+
+    stage: Stage
+    loaded: Loaded
+    template: Template
+    plan: prepare.Plan
+    note: Callable[[str], None]
+
+    def rows(self, part: Part) -> tuple[Sequence[Row], Intake]:
+        tokenizer = self.loaded.tokenizer
+        corpus = Corpus(
+            path=part.path,
+            plan=self.plan,
+            template=self.template.bind(tokenizer),
+            identity=tokenizer_identity(tokenizer),
+            format=part.format,
+            columns=part.columns,
+        )
+        run_jobs = runner(num_workers(), self.note)
+        return shards(
+            corpus,
+            tokenizer,
+            cache=cache_folder(),
+            run_jobs=run_jobs,
+            allow_loss=self.stage.allow_loss,
+            note=self.note,
+        )
+
+
+def _tokenised(
+    samples: Sequence[Any], stage: Stage, loaded: Loaded, template: Template, plan: prepare.Plan
+) -> tuple[Sequence[Row], Intake]:
+    options = {name: getattr(plan, name) for name in ("kind", "max_tokens", "over_length", "mask", "thinking")}
+    return prepare.rows(samples, loaded.tokenizer, template, allow_loss=stage.allow_loss, **options)
+
+
+def _read(
+    stage: Stage, kind: str, share: float | None, seed: int
+) -> tuple[list[list[Any]], list[list[Any]], tuple[str, ...]]:
+    """The samples of each source, the held-out ones, and what to say about them."""
+    found = [_samples(part) for part in stage.data]
+    held_out = [_samples(part) for part in (stage.validation.data if stage.validation else ())]
+    notes: tuple[str, ...] = ()
+    if share:
+        apart = hold_out(found, share=share, seed=seed, passages=kind == "text")
+        found, held_out, notes = apart.train, [apart.held_out], apart.notes
+    return found, held_out, notes
+
+
 def _samples(part: Part) -> list[Any]:
     return list(formats.samples(part.path, format=part.format, columns=part.columns))
 
 
-def _numbered(sources: list[list[Row]]) -> list[list[Row]]:
+def _numbered(sources: Sequence[Sequence[Row]]) -> list[Sequence[Row]]:
     """Rows numbered through over all sources: the number is the key of whatever is cached for a row."""
-    at, numbered = 0, []
+    at = 0
+    numbered: list[Sequence[Row]] = []
     for rows in sources:
-        numbered.append([dataclasses.replace(row, index=at + i) for i, row in enumerate(rows)])
+        if isinstance(rows, ShardRows | Blocks):
+            numbered.append(rows.numbered(at))
+        else:
+            numbered.append([dataclasses.replace(row, index=at + i) for i, row in enumerate(rows)])
         at += len(rows)
     return numbered
 
 
-def mixed(sources: Sequence[Sequence[Row]], parts: Sequence[Part], *, seed: int) -> list[Row]:
+def mixed(sources: Sequence[Sequence[Row]], parts: Sequence[Part], *, seed: int) -> Sequence[Row]:
     """One pass over the sources: in their weights where they have some, else every row once."""
     weights = [part.weight for part in parts]
     if any(weight is None for weight in weights):
-        return [row for rows in sources for row in rows]
+        return Chain(sources)
     drawn = mix([len(rows) for rows in sources], [w for w in weights if w is not None], seed=seed)
     return [rows[int(i)] for rows, indices in zip(sources, drawn) for i in indices]
 

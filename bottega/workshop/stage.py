@@ -75,6 +75,7 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     from bottega.data.chat import Template
     from bottega.train.trackers import Tracked
     from bottega.workshop import build
+    from bottega.workshop.shard_cache import tokenizer_identity
 
     plan, stage = this.recipe, this.recipe.stages[number]
     before = plan.stages[number - 1] if number else None
@@ -85,7 +86,7 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     for line in loaded.notes:
         this.note(f"{stage.name}: {line}")
     template = Template.find(stage.template, loaded.tokenizer)
-    identities = {"tokenizer": build.tokenizer_identity(loaded.tokenizer), "template": template.sha256}
+    identities = {"tokenizer": tokenizer_identity(loaded.tokenizer), "template": template.sha256}
     known = stage_record(stage, plan.seed)
     this.record.check(stage.name, {**known, "base": loaded.identity, **identities})
     setup = build.Setup(
@@ -96,6 +97,7 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
         folder=folder,
         start=start if before else plan.model,
         goes_on=goes_on,
+        note=this.note,
     )
     shown: list[Watched] = []
 
