@@ -1,17 +1,16 @@
-"""What is checked while training: that everything that should learn does, and nothing else; finite numbers; the worst batch first.
+"""What is checked while training: that everything that should learn does, and nothing else; the worst batch first.
 
-Left out: loss spikes and halving a batch that does not fit.
+Left out: losses that are not finite or spike (watch.py).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from bottega.core.errors import Diverged, DoesNotFit, UserError
+from bottega.core.errors import DoesNotFit, UserError
 from bottega.core.types import Row
 
 
@@ -76,27 +75,6 @@ class SelfCheck:
         frozen = len(after) - len(self.moving)
         line = f"self-check: {len(self.moving) - len(quiet)} trainable tensors moved, {frozen} frozen ones did not"
         note(line + (f"; {len(quiet)} had no gradient yet ({quiet[0]} ...)" if quiet else ""))
-
-
-def check_finite(
-    loss: float, norm: float, *, step: int, rows: Sequence[Row], module: nn.Module, sums: Mapping[str, float]
-) -> None:
-    """The step's loss and gradient norm are finite, or the run stops before the weights are touched.
-
-    Raises:
-        Diverged: names the step, the first parameter with a non-finite gradient and the rows of the batch.
-    """
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
-    where = next(
-        (n for n, p in module.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())),
-        "the loss itself",
-    )
-    indices = ", ".join(str(row.index) for row in rows[:8])
-    raise Diverged(
-        f"step {step}: loss {loss}, gradient norm {norm}, first seen in {where}, rows {indices}"
-        f"{' ...' if len(rows) > 8 else ''}: the weights are as before this step; lower lr or look at these rows"
-    )
 
 
 def heaviest(steps: Iterable[Sequence[Row]]) -> tuple[Sequence[Row], int]:

@@ -6,24 +6,27 @@ what is trained (methods), where rows come from (sources), and every decision of
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bottega.core import devices
-from bottega.core.errors import UserError
+from bottega.core.errors import Diverged, UserError
 from bottega.core.rundir import append_jsonl
 from bottega.core.types import Progress, Row
 from bottega.train import evaluation, resume
-from bottega.train.guards import SelfCheck, check_finite
+from bottega.train.diagnosis import locate
+from bottega.train.guards import SelfCheck
 from bottega.train.metrics import averages
 from bottega.train.parts import Outcome, Parts
 from bottega.train.schedule import scale_at
 from bottega.train.settings import LoopSettings
 from bottega.train.step import backward, memory, try_heaviest
+from bottega.train.watch import Why, sentence
 
 __all__ = ["Loop", "Outcome", "Parts"]
 
@@ -62,10 +65,22 @@ class Loop:
             if self.settings.self_check:
                 self.check = SelfCheck(self.parts.scorer, steps=min(self.settings.self_check, self.settings.steps))
             try_heaviest(self.parts, self.settings)
+            if self.settings.on_nonfinite == "rollback":
+                self._save()  # what a failure before the first checkpoint goes back to
+        while self.step < self.settings.steps and self.outcome.reason == "steps":
+            self._train()
+        self.outcome.step = self.step
+        return self.outcome
+
+    def _train(self) -> None:
+        """Steps with their logs, to the end of the run or to a roll-back, after which the logs are shorter."""
         with append_jsonl(self.folder / "metrics.jsonl") as log, append_jsonl(self.folder / "timing.jsonl") as timing:
             while self.step < self.settings.steps and self.outcome.reason == "steps":
                 began, cpu = time.perf_counter(), time.process_time()
+                done = self.step
                 line = self.one_step()
+                if self.step <= done:
+                    break
                 now = time.process_time()
                 spent = {
                     "step": self.step,
@@ -77,13 +92,15 @@ class Loop:
                     line |= self._evaluate()
                 log.write(line)
                 timing.write(spent | {"tokens": line["tokens"]})
-                self.outcome.last = {k: v for k, v in line.items() if k != "step"}
-                self.progress.update(self.step, self.outcome.last | self._rates(line["tokens"], spent["seconds"]))
+                shown = {k: v for k, v in line.items() if k != "step"}
+                if "loss" in line:  # not the step of a batch that gave none
+                    self.outcome.last = shown
+                self.progress.update(self.step, shown | self._rates(line["tokens"], spent["seconds"]))
                 if self._due(self.settings.save_every) or self.outcome.reason != "steps":
                     log.sync()
                     self._save()
-        self.outcome.step = self.step
-        return self.outcome
+        if self.step <= done and self.parts.world.rank == 0:
+            resume.trim(self.folder, self.state)
 
     def _rates(self, tokens: int, seconds: float) -> dict[str, float]:
         """What only the live view shows: tokens per second, model FLOPs utilisation (2 FLOPs a weight forward, 2 for the gradient
@@ -118,7 +135,9 @@ class Loop:
         learned = [p for p in parts.scorer.parameters() if p.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(learned, settings.clip if settings.clip > 0 else float("inf"))
         norm_value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        check_finite(metrics["loss"], norm_value, step=state.step + 1, rows=rows, module=parts.scorer, sums=metrics)
+        why = state.watch.judge(metrics["loss"], norm_value, settings)
+        if why is not None:
+            return self._leave_out(why, rows, metrics | {"gradient_norm": norm_value}, counts, lr)
         if self.check is not None:
             self.check.after_backward(parts.scorer)
         parts.optimizer.step()
@@ -127,17 +146,61 @@ class Loop:
             parts.rebuild()
         state.step += 1
         self._check_done(metrics["loss"])
+        if state.watch.take(metrics["loss"]) and settings.spikes == "warn":
+            self.progress.note(f"step {state.step}: loss {metrics['loss']:.4g} is a spike; it was learned from")
         parts.source.tell([row.index for row in rows], [], metrics)
-        tokens = counts["seen"]
-        state.tokens_seen += int(tokens)
+        state.tokens_seen += int(counts["seen"])
+        return self._line(metrics, counts, lr, norm_value)
+
+    def _line(
+        self, metrics: Mapping[str, float], counts: Mapping[str, float], lr: float, norm: float
+    ) -> dict[str, Any]:
+        """The step's line of the log."""
+        skipped = len(self.state.watch.skipped)
         return {
-            "step": state.step,
+            "step": self.step,
             **metrics,
             "lr": lr,
-            "gradient_norm": norm_value,
-            "tokens": int(tokens),
+            "gradient_norm": norm,
+            "tokens": int(counts["seen"]),
             "rows": int(counts["rows"]),
+            **({"skipped": skipped} if skipped else {}),
         }
+
+    def _leave_out(
+        self, why: Why, rows: Sequence[Row], metrics: dict[str, float], counts: Mapping[str, float], lr: float
+    ) -> dict[str, Any]:
+        """A batch that must not be learned from: weights and optimizer stay, or go back, or the run stops.
+
+        Raises:
+            Diverged: the policy says stop, or too many batches were left out.
+        """
+        state, settings, norm = self.state, self.settings, metrics.pop("gradient_norm")
+        self.parts.optimizer.zero_grad(set_to_none=True)
+        entry: dict[str, Any] = {"step": state.step + 1, "why": why, "loss": metrics["loss"]}
+        if why == "spike":
+            entry |= {"limit": state.watch.limit, "rows": [row.index for row in rows]}
+        else:
+            layer, indices = locate(self.parts, rows)
+            entry |= {"loss": str(metrics["loss"]), "norm": str(norm), "layer": layer, "rows": indices}
+        said = sentence(entry)
+        if why == "non-finite" and settings.on_nonfinite == "stop":
+            raise Diverged(
+                f"{said}: the weights are as before this step; lower lr, look at these rows, or set on_nonfinite: skip"
+            )
+        state.watch.skip(entry, max_skips=settings.max_skips)
+        self.progress.note(f"{said}: left out ({len(state.watch.skipped)} so far)")
+        if why == "non-finite" and settings.on_nonfinite == "rollback":
+            self.state = resume.roll_back(self.parts, self.folder, state, self.progress.note)
+            self.saved_step = self.step
+            return {}
+        if self.parts.world.rank == 0:
+            resume.write_skipped(self.folder, state.watch)
+        if self.parts.attached.after_step is not None and self.parts.attached.after_step(state.step + 1):
+            self.parts.rebuild()
+        state.step += 1
+        line = self._line(metrics, counts, lr, norm)
+        return {name: value for name, value in line.items() if math.isfinite(value)}
 
     def _set_rate(self) -> float:
         """The schedule's learning rate for the step that comes, set on every group."""

@@ -5,6 +5,7 @@ Left out: weights, optimizer and random state, and how a checkpoint is written (
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 
 import torch
 
-from bottega.core.rundir import trim_jsonl
+from bottega.core.errors import UserError
+from bottega.core.rundir import atomic_write, trim_jsonl
 from bottega.train import checkpoint
 from bottega.train.parts import Outcome, Parts
 from bottega.train.settings import LoopSettings
+from bottega.train.watch import Watch
 
 LOGS = ("metrics.jsonl", "timing.jsonl")
 
@@ -29,6 +32,7 @@ class State:
     tokens_seen: int = 0
     bad_evaluations: int = 0
     outcome: Outcome = field(default_factory=Outcome)
+    watch: Watch = field(default_factory=Watch)
 
     def to_json(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
@@ -38,6 +42,7 @@ class State:
             "cursor": self.cursor,
             "tokens_seen": self.tokens_seen,
             "bad_evaluations": self.bad_evaluations,
+            "watch": self.watch.to_json(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "outcome": {
@@ -56,7 +61,7 @@ class State:
         if outcome.reason == "interrupted":  # a signal had asked for this checkpoint; now it goes on
             outcome.reason = "steps"
         names = ("step", "cursor", "tokens_seen", "bad_evaluations")
-        return cls(**{name: data[name] for name in names}, outcome=outcome)
+        return cls(**{name: data[name] for name in names}, outcome=outcome, watch=Watch(**data.get("watch", {})))
 
 
 def resume(parts: Parts, folder: Path, note: Callable[[str], None]) -> State:
@@ -66,18 +71,53 @@ def resume(parts: Parts, folder: Path, note: Callable[[str], None]) -> State:
     """
     path = checkpoint.newest_good(folder / "checkpoints", note)
     state = State() if path is None else _restore(parts, path, note)
-    for name in LOGS:
-        trim_jsonl(folder / name, lambda line: line["step"] <= state.step)
+    if parts.world.rank == 0:
+        trim(folder, state)
     return state
 
 
-def _restore(parts: Parts, path: Path, note: Callable[[str], None]) -> State:
+def trim(folder: Path, state: State) -> None:
+    """The logs in `folder` as they are at `state`: later steps are cut off, and skipped.jsonl says what was left out."""
+    for name in LOGS:
+        trim_jsonl(folder / name, lambda line: line["step"] <= state.step)
+    write_skipped(folder, state.watch)
+
+
+def write_skipped(folder: Path, watch: Watch) -> None:
+    """skipped.jsonl: a line for every batch that was not learned from; no file where there is none."""
+    path = folder / "skipped.jsonl"
+    if watch.skipped or path.exists():
+        atomic_write(path, "".join(json.dumps(entry) + "\n" for entry in watch.skipped))
+
+
+def roll_back(parts: Parts, folder: Path, state: State, note: Callable[[str], None]) -> State:
+    """Weights, optimizer and random state of the newest good checkpoint, while the data goes on where it is.
+
+    The batches between that checkpoint and now are passed over with the one that failed (Chowdhery et al. 2022, arXiv 2204.02311,
+    section 5.1): the same weights would meet the same end on the same data.
+    """
+    path = checkpoint.newest_good(folder / "checkpoints", note)
+    if path is None:
+        raise UserError("on_nonfinite: rollback has no checkpoint to go back to: set save_every lower")
+    back = State.from_json(_put_back(parts, path))
+    back.cursor, back.watch = state.cursor, state.watch
+    back.tokens_seen = state.tokens_seen
+    note(f"back to the weights of step {back.step}; the data goes on behind the batch")
+    return back
+
+
+def _put_back(parts: Parts, path: Path) -> dict[str, Any]:
     before_step = parts.attached.before_step
     if before_step is not None and before_step(checkpoint.step_of(path) + 1):
         parts.rebuild()
-    data = checkpoint.restore(path, scorer=parts.scorer, optimizer=parts.optimizer)
+    return checkpoint.restore(path, scorer=parts.scorer, optimizer=parts.optimizer)
+
+
+def _restore(parts: Parts, path: Path, note: Callable[[str], None]) -> State:
+    data = _put_back(parts, path)
     state = State.from_json(data)
-    parts.source.restore(state.cursor)
+    if state.cursor:  # none at step 0
+        parts.source.restore(state.cursor)
     if data["threads"] != torch.get_num_threads():
         note(
             f"this run used {data['threads']} threads before and {torch.get_num_threads()} now: "

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from bottega.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,7 +17,10 @@ class LoopSettings:
     warmup (steps), decay (share, for wsd), floor: see schedule.py. clip: largest gradient norm (0: none). eval_every,
     save_every: in steps (0: only at the end). keep: newest checkpoints kept besides the best. early_stop: a metric of the
     evaluation ("" for none), which gets better by falling (early_stop_mode min) or rising (max); the run ends after `patience`
-    evaluations without a new best. self_check: steps watched by guards.SelfCheck (0: none). precision: fp32, or bf16 (matrix
+    evaluations without a new best. self_check: steps watched by guards.SelfCheck (0: none). on_nonfinite: what a loss or gradient
+    that is not finite does: stop the run, skip the batch, or rollback (weights and optimizer go back to the last good checkpoint, the
+    data goes on behind the batch). spikes: a loss above mean + 6 sigma of the last 128 steps is left out (skip), noted (warn) or not
+    looked for (off). max_skips: batches that may be left out among 128 before the run ends. precision: fp32, or bf16 (matrix
     products in bfloat16, weights and optimizer in float32). compile: compile the trunk; pays in long runs over blocks of one length.
     """
 
@@ -37,6 +44,15 @@ class LoopSettings:
     early_stop_mode: str = "min"
     patience: int = 3
     self_check: int = 5
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    spikes: Literal["skip", "warn", "off"] = "skip"
+    max_skips: int = 10
     checkpointing: bool = False
     precision: str = "fp32"
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{spec.name} is {value}, but needs a finite number")

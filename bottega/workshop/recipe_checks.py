@@ -37,6 +37,7 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
     "clip": (0, None),
     "keep": (1, None),
     "self_check": (0, None),
+    "max_skips": (0, None),
 }
 STAGE_SETS = (
     "steps",

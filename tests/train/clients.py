@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from bottega.core.errors import UserError
 from bottega.core.textio import progress
 from bottega.core.types import Row, Tokens
 from bottega.models.load import load
@@ -99,6 +102,15 @@ def weights(loop: Loop) -> dict[str, torch.Tensor]:
     }
 
 
+def poison(loop: Loop, index: int, value: float = float("inf")) -> None:
+    """Row `index` of the loop's data set weighs `value` from now on, so that its loss is not finite."""
+    batch = loop.parts.source.rows
+    batch[index] = replace(
+        batch[index],
+        branches=tuple(Tokens(b.ids, [t * value if t else t for t in b.trains]) for b in batch[index].branches),
+    )
+
+
 def on_ranks(size: int, model: Path, folder: Path, *arguments: str) -> dict[str, torch.Tensor]:
     """Run one step on `size` processes; the weights that rank 0 ends with."""
     with socket.socket() as free:
@@ -126,8 +138,12 @@ def on_ranks(size: int, model: Path, folder: Path, *arguments: str) -> dict[str,
 
 
 def main() -> None:
-    """model folder out objective method kind strategy steps: one process of several."""
-    model, folder, out, objective, tune, kind, strategy, steps = sys.argv[1:]
+    """model folder out objective method kind strategy steps [settings]: one process of several.
+
+    The weights of a loop that ended in an error are written too; the error goes to error-RANK.txt in its folder.
+    """
+    model, folder, out, objective, tune, kind, strategy, steps, *more = sys.argv[1:]
+    settings = {"micro_tokens": 40, **(json.loads(more[0]) if more else {})}
     options = {"active": 1, "every": 1} if tune == "lisa" else {}
     loop = make_loop(
         model,
@@ -137,10 +153,15 @@ def main() -> None:
         kind=kind,
         strategy=strategy,
         method_options=options,
-        micro_tokens=40,
+        **settings,
     )
-    for _ in range(int(steps)):
-        loop.one_step()
+    for row in more[1:]:
+        poison(loop, int(row))
+    try:
+        for _ in range(int(steps)):
+            loop.one_step()
+    except UserError as error:
+        (Path(folder) / f"error-{loop.parts.world.rank}.txt").write_text(str(error))
     state = weights(loop)
     if loop.parts.world.rank == 0:
         save_file(state, out)
