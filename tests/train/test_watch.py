@@ -103,7 +103,9 @@ def test_a_gradient_alone_that_is_not_finite_names_the_parameter_nearest_to_the_
         return {"nll": terms["nll"]._replace(total=total + (total - total.detach()).sqrt())}, sums
 
     loop.parts.spec = replace(loop.parts.spec, objective=steep)
-    with pytest.raises(Diverged, match=r"loss \d.*gradient norm (nan|inf), first seen in model\.lm_head\.weight, rows 0, 1:"):
+    with pytest.raises(
+        Diverged, match=r"loss \d.*gradient norm (nan|inf), first seen in model\.lm_head\.weight, rows 0, 1:"
+    ):
         loop.one_step()
 
 
