@@ -13,6 +13,7 @@ VERBS = {
     "generate": "bottega.workshop.use:generate",
     "data inspect": "bottega.workshop.data_verbs:inspect",
     "data check": "bottega.workshop.data_verbs:check",
+    "data clean": "bottega.workshop.cleaning:clean",
     "data convert": "bottega.workshop.data_verbs:convert",
     "data split": "bottega.workshop.data_verbs:split",
     "data stats": "bottega.workshop.data_verbs:stats",

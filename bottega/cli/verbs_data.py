@@ -1,6 +1,6 @@
 """Commands that look at data: `bottega data ...`.
 
-Left out: their functions (workshop/data_verbs.py).
+Left out: their functions (workshop/data_verbs.py, workshop/cleaning.py).
 """
 
 from __future__ import annotations
@@ -56,6 +56,29 @@ def inspect_command(path: str, as_json: bool, **options: Any) -> int:
 def check_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Name every bad row with its file, row, column and reason; exit 1 if a run would stop at one."""
     return call("data check", as_json=as_json, paths=paths, **options)
+
+
+@verb(
+    data,
+    "clean",
+    "bottega data clean chats.jsonl --step exact --step near --step personal --out clean",
+    "bottega data clean docs --step near --set near.threshold=0.7 --out clean",
+)
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--step", "steps", multiple=True, metavar="STEP", help="A step, in order; default: exact, near.")
+@click.option("--set", "settings", multiple=True, metavar="STEP.OPTION=VALUE", help="An option of a step.")
+@click.option("--out", required=True, help="The folder for cleaned.jsonl, rejects.jsonl and clean.json.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of MinHash and pseudonyms.")
+@loss_option
+@format_option
+@columns_option
+@json_flag
+def clean_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """Leave out duplicates, poor text and evaluation items; mask personal data.
+
+    Steps: exact, near, length, language, repetition, quality, c4, decontaminate, personal.
+    """
+    return call("data clean", as_json=as_json, paths=paths, **options)
 
 
 @verb(data, "convert", "bottega data convert alpaca.json --to messages --out chats.jsonl")
