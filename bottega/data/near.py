@@ -105,12 +105,12 @@ class Index:
 
     def add(self, text: str) -> None:
         """One more text."""
-        same = " ".join(words_of(text)) or text
-        digest = hashlib.blake2b(same.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        words = words_of(text) or [text.encode("ascii", "backslashreplace").decode()]  # `?` and `!` are not alike
+        digest = hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest()
         self._equal.append(int.from_bytes(digest))
         if self.threshold >= 1:
             return
-        found = shingles(text)
+        found = set(run_hashes(words))
         values = np.sort(np.fromiter(found, np.uint32, len(found)))
         self._ends.append(self._ends[-1] + len(values))
         with disk_errors(tempfile.gettempdir()):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bottega.core.types import Sample
-from bottega.data.clean.identifiers import hidden
+from bottega.data.clean.names import hidden
 
 MAX_EXAMPLES = 5
 SHOWN = 80

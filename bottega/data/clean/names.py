@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from bottega.data.clean.identifiers import Found
+from bottega.data.clean.identifiers import PLAIN, Found, outermost
 
 GIVEN = frozenset(
     "Aino Antti Eero Eeva Elina Emilia Hanna Heikki Helmi Ilmari Jaakko Janne Jari Johanna Juha Juhani Jukka Kaarina Kaisa "
@@ -116,3 +116,11 @@ def _trimmed(name: str, start: int, *, least: int) -> Iterator[Found]:
     if good >= least:
         end = [match.end() for match in re.finditer(r"\S+", name)][good - 1]
         yield Found(start, start + end, "name", name[:end])
+
+
+def hidden(text: str) -> str:
+    """The text with every kind that needs no package masked, and long numbers blotted out: for examples and messages."""
+    found = [one for finder in (*PLAIN.values(), postal) for one in finder(text)]
+    for one in reversed(outermost([*found, *names([text])[0]])):
+        text = f"{text[: one.start]}[{one.kind.upper()}]{text[one.end :]}"
+    return re.sub(r"\d(?:[ ./-]?\d){5,}", lambda match: "#" * len(match[0]), text)

@@ -10,8 +10,8 @@ from typing import Literal
 
 from bottega.core.errors import UserError
 from bottega.data.clean.account import MAX_EXAMPLES, SHOWN, Account, Item
-from bottega.data.clean.identifiers import PLAIN, Found, hidden, nationals, need, outermost, phones
-from bottega.data.clean.names import names, postal
+from bottega.data.clean.identifiers import PLAIN, Found, nationals, need, outermost, phones
+from bottega.data.clean.names import hidden, names, postal
 from bottega.data.clean.pseudonyms import Pseudonyms
 from bottega.data.pieces import rewritten, texts
 
