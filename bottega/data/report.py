@@ -1,6 +1,6 @@
 """What is in the files: `check` names what cannot be used and what would be lost, `stats` describes the rest.
 
-Left out: cleaning (a later room's work); nothing here changes a file.
+Left out: cleaning (clean/); nothing here changes a file.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
@@ -44,8 +45,10 @@ IBAN_LENGTHS = {
 }
 _CARD = re.compile(r"(?<![\d.,-])[2-6](?:[ -]?\d){11,18}(?![\d-])")
 _IP4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
-_IP6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:|::)[0-9A-Fa-f:.]{2,43}(?![\w:])")
-_VERSION = re.compile(r"(?:version|versione|versio|release|build|firmware|\bv)[ .:]*$", re.I)
+_IP6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:.]{2,40}(?![\w:])")
+_VERSION = re.compile(
+    r"(?:version|versione|versio|release|build|firmware|section|chapter|sezione|articolo|kohta|luku|§|\bv)[ .:]*$", re.I
+)
 _KEYS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -68,7 +71,10 @@ _NAMED_KEY = re.compile(
 )
 _URL_PASSWORD = re.compile(r"\w{2,20}://[^\s/:@]{1,100}:([^\s/@]{1,100})@")
 _DIGITS = re.compile(r"[+(]{0,2}\d(?:[ ()./\u00a0-]{0,3}\d){6,16}")
-_CALL = re.compile(r"(?:tel|cell|phone|mobile|call|puh|fax|whatsapp|chiama|soita|numero)\w*[ .:=]*$", re.I)
+_CALL = re.compile(
+    r"\b(?:tel|cell|phone|mobile|mobil|call|ring|puh|fax|whatsapp|chiama|telefon|soita|numero)\w*\W{1,3}(?:\w+\W{1,3}){0,3}$",
+    re.I,
+)
 _DATED = re.compile(r"\d{1,4}[-./ ]\d{1,2}[-./ ]\d{1,4}(?:\D.*)?")
 _MONTHS = (
     "january|february|march|april|may|june|july|august|september|october|november|december|"
@@ -227,8 +233,8 @@ def nationals(text: str) -> Iterator[Found]:
 def phones(text: str, *, regions: Sequence[str]) -> Iterator[Found]:
     """Numbers that libphonenumber holds for valid: with a country code anywhere, without one in `regions`.
 
-    Without a country code a number must be written in groups, begin with 0 or a bracket, or stand behind a word such as
-    tel.: ten bare digits are as often an order number.
+    Without a country code a number must be written in groups (two where it begins with 0) or with a bracket, or stand
+    behind a word such as tel.: ten bare digits are as often an order number.
     """
     import phonenumbers
 
@@ -239,8 +245,8 @@ def phones(text: str, *, regions: Sequence[str]) -> Iterator[Found]:
         for region in regions:
             for match in phonenumbers.PhoneNumberMatcher(window, region, leniency=phonenumbers.Leniency.VALID):
                 raw, low, high = match.raw_string, start + match.start, start + match.end
-                written = raw.startswith(("+", "(", "0")) or len(re.findall(r"\d+", raw)) >= 3
-                called = _CALL.search(text, max(0, low - 25), low)
+                written = raw.startswith(("+", "(")) or len(re.findall(r"\d+", raw)) >= 2 + (raw[0] != "0")
+                called = _CALL.search(text, max(0, low - BEFORE), low)
                 if not (written or called) or _DATED.fullmatch(raw) or any(a < high and low < b for a, b in taken):
                     continue
                 taken.append((low, high))
@@ -273,6 +279,8 @@ def outermost(found: Sequence[Found]) -> list[Found]:
     """Without overlaps, in order of place: what comes first in `found` wins."""
     kept: list[Found] = []
     for one in found:
-        if not any(one.start < other.end and other.start < one.end for other in kept):
-            kept.append(one)
-    return sorted(kept)
+        place = bisect(kept, one)
+        before = place == 0 or kept[place - 1].end <= one.start
+        if before and (place == len(kept) or one.end <= kept[place].start):
+            kept.insert(place, one)
+    return kept

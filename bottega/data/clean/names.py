@@ -54,7 +54,7 @@ _NO_NAME = frozenset(
     "The This That Street Road Avenue University Institute Hospital School College Company Inc Ltd Day Church Bank Bridge "
     "Park River City Square Hotel Via Piazza Viale Corso Santa San Santo Monday Tuesday Wednesday Thursday Friday Saturday "
     "Sunday January February March April May June July August September October November December And Or But If When We You "
-    "He She It They Our Your His Her Is Was Will Can Please Dear Thanks Thank Hello Ciao Hei Moi".split()
+    "He She It They Our Your His Her Is Was Will Can Please Dear Thanks Thank Hello Ciao Hei Moi Garden Gardens".split()
 )
 _ADDRESSES = tuple(
     re.compile(pattern)

@@ -33,6 +33,7 @@ _STREETS = (
     "p.zza",
     "v.le",
 )
+_COUNTRY_CODE = re.compile(r"\+(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|\d{3})")
 _HETU_MARKS = "0123456789ABCDEFHJKLMNPRSTUVWXY"
 
 
@@ -117,7 +118,7 @@ class Pseudonyms:
 
     def _phone(self, found: Found) -> str:
         """The same grouping and country code; national numbers that begin with two zeros are nobody's."""
-        head = re.match(r"\+\d{1,2}", found.text)
+        head = _COUNTRY_CODE.match(found.text)
         rest = found.text[head.end() :] if head else found.text
         digits = self._digits("phone", re.sub(r"\D", "", found.text))
         count = 0
