@@ -33,6 +33,8 @@ EXTRAS = {
     "data": Extra("parquet and arrow files", ("pyarrow",)),
     "docs": Extra("pdf and html documents", ("pypdf", "trafilatura")),
     "office": Extra("docx documents", ("docx",)),
+    "lang": Extra("telling languages apart (data clean)", ("py3langid",)),
+    "pii": Extra("phone numbers and national ids (data clean)", ("phonenumbers", "stdnum")),
     "report": Extra("pictures of the curves", ("matplotlib",)),
     "dev": Extra("the project's own tests", ("pytest", "hypothesis", "ruff", "mypy")),
 }
