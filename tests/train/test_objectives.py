@@ -105,10 +105,29 @@ def test_schedules_start_above_zero_peak_at_one_and_end_low():
             schedule.scale_at(step, steps=100, schedule=name, warmup=10, decay=0.3, floor=0.01) for step in range(100)
         ]
         assert scales[0] == 0.1 and max(scales) == 1.0 and min(scales) >= 0.01
-        if name != "constant":
+        if name not in ("constant", "inverse_root"):
             assert scales[-1] < 0.05
     with pytest.raises(UserError, match="cosine"):
         schedule.scale_at(50, steps=100, schedule="cosin", warmup=0, decay=0.1, floor=0.0)
+
+
+def test_schedules_have_the_values_worked_out_by_hand():
+    """10 steps, 2 of warm-up: 1/2 and 1; then x = (step - 2) / 8. Linear 1 - x; cosine (1 + cos pi x) / 2; warm-up-stable-decay over the
+    last half (1 - x) / 0.5; inverse root sqrt(2 / (step + 1)), so that step 7 is sqrt(2 / 8) = 0.5."""
+    wanted = {
+        "constant": {2: 1.0, 6: 1.0, 9: 1.0},
+        "linear": {2: 1.0, 6: 0.5, 8: 0.25},
+        "cosine": {2: 1.0, 4: 0.5 + 0.5 * 2**-0.5, 6: 0.5, 8: 0.5 - 0.5 * 2**-0.5},
+        "wsd": {2: 1.0, 6: 1.0, 8: 0.5, 9: 0.25},
+        "inverse_root": {2: (2 / 3) ** 0.5, 7: 0.5},
+    }
+    assert wanted.keys() == schedule.SCHEDULES.keys()
+    for name, values in wanted.items():
+        for step, value in ({0: 0.5, 1: 1.0} | values).items():
+            found = schedule.scale_at(step, steps=10, schedule=name, warmup=2, decay=0.5, floor=0.0)
+            assert found == pytest.approx(value, abs=1e-12), (name, step)
+    without = schedule.scale_at(3, steps=10, schedule="inverse_root", warmup=0, decay=0.5, floor=0.0)
+    assert without == 0.5  # sqrt(1 / 4)
 
 
 def test_a_data_set_continues_from_its_state_and_loses_no_row():
