@@ -9,7 +9,7 @@ Shapes: B rows, T positions, D width, S supervised positions, Q sequences, V voc
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -31,9 +31,10 @@ class Scorer(nn.Module):
         attached: what a Method returned.
         vocabulary: number of token ids the model knows.
         head_chunk: rows of logits held at once.
-        precision: fp32, or bf16 (matrix products only). compiled: compile the trunk.
+        precision: fp32 or bf16-true (as the weights are), bf16 or fp16 (matrix products only). compiled: compile the trunk.
         value: adds a value head (D -> 1) for PPO; zero at the start.
         reference: a frozen copy of the stage's first model, where switching the adapter off is not that.
+        saving: gives what a forward pass runs in, to say where what it saves for the backward pass waits.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Scorer(nn.Module):
         compiled: bool = False,
         value: bool = False,
         reference: nn.Module | None = None,
+        saving: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         super().__init__()
         self.model = attached.model
@@ -55,6 +57,7 @@ class Scorer(nn.Module):
         self.head = heads.find_head(attached.model, vocabulary)
         self.head_chunk = head_chunk
         self.precision = precision
+        self.saving = saving
         self.compiled = torch.compile(heads.trunk(attached.model)) if compiled else None
         config = heads.causal_model(attached.model).config
         self.value = nn.Linear(config.hidden_size, 1) if value else None
@@ -72,7 +75,7 @@ class Scorer(nn.Module):
         Returns:
             The scores by need.
         """
-        with self._as(view) as model, self._autocast(layout.ids_BT.device.type):
+        with self._as(view) as model, self._autocast(layout.ids_BT.device.type), self._saves():
             arguments = self._arguments(model, layout, self.inputs if view == "policy" else None)
             if self.head.kind == "own" and {"nll", "logp", "entropy"} & set(needs):
                 return self._own(needs, model, layout, targets, arguments)
@@ -83,9 +86,12 @@ class Scorer(nn.Module):
             return scores
 
     def _autocast(self, device: str) -> contextlib.AbstractContextManager[Any]:
-        if self.precision == "fp32":
+        if self.precision in ("fp32", "bf16-true"):
             return contextlib.nullcontext()
-        return torch.autocast(device, dtype=torch.bfloat16)
+        return torch.autocast(device, dtype=torch.float16 if self.precision == "fp16" else torch.bfloat16)
+
+    def _saves(self) -> contextlib.AbstractContextManager[Any]:
+        return self.saving() if torch.is_grad_enabled() else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _as(self, view: View) -> Iterator[nn.Module]:

@@ -6,18 +6,20 @@ Left out: loading the base (models/load.py) and reading recipes (workshop/build.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 from torch import nn
 
-from bottega.core.errors import UserError
 from bottega.core.types import Attached, Source, Spec
 from bottega.models.heads import causal_model
-from bottega.models.methods.groups import make_groups
 from bottega.models.score import Scorer
-from bottega.train import optim, parallel
+from bottega.train import compiled, equip, offload, parallel, recompute
 from bottega.train.parts import Parts
+from bottega.train.precision import LossScale
 from bottega.train.settings import LoopSettings
+
+LOOK_AHEAD = 8
+"""Steps whose rows show whether all have one length."""
 
 
 def assemble(
@@ -33,6 +35,7 @@ def assemble(
     world: parallel.World | None = None,
     strategy: str = "ddp",
     reference: nn.Module | None = None,
+    scratch: Path | None = None,
 ) -> Parts:
     """Everything the loop needs, built in the one right order.
 
@@ -41,24 +44,27 @@ def assemble(
         save_model: writes a checkpoint's model folder; the method's own `save` when None.
         world, strategy: the processes, and how they share the work: ddp (a replica each) or fsdp (sharded; the caller saves).
         reference: a frozen copy for objectives that score with the reference while training.
+        scratch: the folder of nameless files for what the settings keep in files (default: the system's temporary one).
 
     Raises:
         UserError: a combination that the method or the architecture cannot do, with the reason.
     """
     world = world or parallel.World()
     packed = packed and attached.packs
-    _refuse(attached, settings, packed, sharded=world.size > 1 and strategy == "fsdp")
+    equip.refuse(attached, spec, settings, packed=packed, world=world, strategy=strategy)
     if not {"nll", "logp", "entropy"} & set(spec.needs):
         _rest_head(attached)
     if settings.checkpointing:
-        _checkpoint(causal_model(attached.model))
+        recompute.enable(causal_model(attached.model), every=settings.recompute_every, keep=settings.recompute_keep)
+    compiles, why = _choose_compile(attached, source, settings)
     scorer = Scorer(
         attached,
         vocabulary=vocabulary,
         precision=settings.precision,
-        compiled=settings.compile,
+        compiled=compiles,
         value="value" in spec.needs,
         reference=reference,
+        saving=offload.activations(settings.saved_activations, scratch, attached.model.parameters()),
     )
     parts = Parts(
         attached=attached,
@@ -72,28 +78,26 @@ def assemble(
         packed=packed,
         pad_id=pad_id,
         save_model=save_model or attached.save,
+        loss_scale=LossScale(value=settings.loss_scale) if settings.precision == "fp16" else None,
+        notes=[why],
     )
-    parts.optimizer = _optimizer(attached, scorer, settings)
-    parts.rebuild = lambda: _rebuild(parts, settings)
+    parts.optimizer = equip.make_optimizer(attached, scorer, settings, scratch)
+    parts.rebuild = lambda: equip.rebuild(parts, settings, scratch)
     return parts
 
 
-def _refuse(attached: Attached, settings: LoopSettings, packed: bool, *, sharded: bool) -> None:
-    """Combinations that a method or this loop cannot do, each with the reason."""
-    if sharded and not attached.shards:
-        raise UserError(f"method {attached.name} cannot be sharded: use ddp")
-    if attached.inputs is not None and not packed:
-        raise UserError(
-            f"method {attached.name} puts positions before every sequence, which needs packed rows: use method lora"
-        )
-    if settings.precision not in ("fp32", "bf16"):
-        raise UserError(f"precision {settings.precision!r} is not known: use fp32 or bf16")
-
-
-def _checkpoint(model: Any) -> None:
-    """Keep only layer inputs in the forward pass and compute the rest again in the backward pass."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.enable_input_require_grads()
+def _choose_compile(attached: Attached, source: Source, settings: LoopSettings) -> tuple[bool, str]:
+    """Whether to compile, judged by the first batches: their lengths, and how much work the run is."""
+    seen = [row for rows in source.ahead(min(settings.steps, LOOK_AHEAD)) for row in rows]
+    tokens = sum(row.num_tokens for row in seen) / max(1, min(settings.steps, LOOK_AHEAD)) * settings.steps
+    parameters = list(attached.model.parameters())
+    return compiled.decide(
+        settings.compile,
+        device=parameters[0].device.type,
+        precision=settings.precision,
+        grid=len({row.num_tokens for row in seen}) == 1 and all(len(row.branches) == 1 for row in seen),
+        flops=6.0 * sum(p.numel() for p in parameters) * tokens,
+    )
 
 
 def _rest_head(attached: Attached) -> None:
@@ -102,38 +106,3 @@ def _rest_head(attached: Attached) -> None:
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and head.weight is not embeddings.weight:
         head.requires_grad_(False)
-
-
-def _optimizer(attached: Attached, scorer: Scorer, settings: LoopSettings):
-    """The optimizer over the method's groups and the Scorer's own heads."""
-    named = dict(scorer.named_parameters())  # sharding has put other objects in the places of those the method named
-    groups = []
-    for group in attached.groups:
-        members = [named[name] if name in named else named[f"model.{name}"] for name in group["names"]]
-        groups.append({**group, "params": [p for p in members if p.requires_grad]})
-    if scorer.value is not None:
-        groups += make_groups(scorer.value.named_parameters())
-    if not groups:
-        raise UserError(f"method {attached.name} leaves nothing to train: check its targets")
-    return optim.make(
-        settings.optimizer,
-        groups,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        beta1=settings.beta1,
-        beta2=settings.beta2,
-        eps=settings.eps,
-    )
-
-
-def _rebuild(parts: Parts, settings: LoopSettings) -> None:
-    """After the set of trainable parameters changed (LISA): a new optimizer that keeps the states of those that stay, and a
-    new process wrapper, for DDP reduces only what was trainable when it was made."""
-    kept = dict(parts.optimizer.state)
-    parts.optimizer = _optimizer(parts.attached, parts.scorer, settings)
-    for group in parts.optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter in kept:
-                parts.optimizer.state[parameter] = kept[parameter]
-    if isinstance(parts.wrapped, nn.parallel.DistributedDataParallel):
-        parts.wrapped = parallel.wrap(parts.scorer, parts.world, "ddp")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bottega.core.errors import Unsafe
 from bottega.core.rundir import disk_errors, publish, read_json, verify_manifest, write_json, write_manifest
+from bottega.train.optim import Optimizer
 
 PREFIX = "step-"
 
@@ -46,7 +47,7 @@ def save(
     step: int,
     *,
     scorer: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     save_model: Callable[[str], None],
     loop: Mapping[str, Any],
 ) -> Path:
@@ -64,7 +65,8 @@ def save(
     try:
         with disk_errors(folder):
             (draft / "state").mkdir(parents=True)
-            save_model(str(draft / "model"))
+            with optimizer.averaged():
+                save_model(str(draft / "model"))
             names = trainable(scorer)
             rest = {n: p.detach().contiguous() for n, p in names.items() if not _held(draft / "model", n, p)}
             if rest:
@@ -79,7 +81,7 @@ def save(
     return final
 
 
-def restore(path: Path, *, scorer: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def restore(path: Path, *, scorer: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """Put weights, optimizer and random state back as `path` has them; returns the loop's state.
 
     Parameters that do not learn now but are in the model folder come back too: they may have learned before (LISA).
@@ -103,7 +105,7 @@ def restore(path: Path, *, scorer: nn.Module, optimizer: torch.optim.Optimizer) 
         by_name.setdefault(name, {})[kind] = tensor
     optimizer.state.clear()
     for name, state in by_name.items():
-        optimizer.state[names[name]] = state
+        optimizer.load(names[name], state)
     set_random_state(load_file(path / "state" / "random.safetensors"))
     return read_json(path / "state" / "loop.json")
 
@@ -155,7 +157,7 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
             torch.cuda.set_rng_state(value, int(name.removeprefix("cuda")))
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizer: Optimizer, names: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     by_parameter = {id(p): name for name, p in names.items()}
     return {
         f"{by_parameter[id(p)]}|{kind}": value.detach().contiguous()

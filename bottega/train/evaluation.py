@@ -17,13 +17,13 @@ from bottega.train.settings import LoopSettings
 
 
 def evaluate(parts: Parts, step: int) -> dict[str, float]:
-    """What `parts.validate` finds; the model's mode and the random state are put back."""
+    """What `parts.validate` finds; the model's mode and weights and the random state are put back."""
     if parts.validate is None:
         return {}
     before = checkpoint.random_state()
     parts.wrapped.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), parts.optimizer.averaged():
             return dict(parts.validate(step))
     finally:
         parts.wrapped.train()

@@ -5,7 +5,7 @@ Left out: losses that are not finite or spike (watch.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,8 @@ class SelfCheck:
         self.moving = {name for name, p in module.named_parameters() if p.requires_grad}
         self.had_gradient: set[str] = set()
 
-    def after_backward(self, module: nn.Module) -> None:
-        """Called before the optimizer's step.
+    def after_backward(self, module: nn.Module, used: Mapping[nn.Parameter, float] | None = None) -> None:
+        """Called before the optimizer's step; `used` holds the squared norms of gradients that are used up already.
 
         Raises:
             UserError: a trainable parameter is not reached by the loss.
@@ -46,6 +46,9 @@ class SelfCheck:
             if not p.requires_grad:
                 continue
             self.moving.add(name)
+            if used and p in used:
+                self.had_gradient |= {name} if used[p] > 0 else set()
+                continue
             if p.grad is None:
                 raise UserError(
                     f"{name} is to be trained but the loss does not reach it: leave it out of the method's targets"

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bottega.core import devices
 from bottega.core.errors import Diverged, UserError
 from bottega.core.rundir import append_jsonl
@@ -23,6 +21,7 @@ from bottega.train.diagnosis import locate
 from bottega.train.guards import SelfCheck
 from bottega.train.metrics import averages
 from bottega.train.parts import Outcome, Parts
+from bottega.train.precision import finish_gradient
 from bottega.train.schedule import scale_at
 from bottega.train.settings import LoopSettings
 from bottega.train.step import backward, memory, try_heaviest
@@ -60,6 +59,8 @@ class Loop:
         """Continue from the newest good checkpoint, or start, and train to the end."""
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.state = resume.resume(self.parts, self.folder, self.progress.note)
+        for note in self.parts.notes:
+            self.progress.note(note)
         self.parts.wrapped.train()
         if self.step == 0:
             if self.settings.self_check:
@@ -132,15 +133,16 @@ class Loop:
         with memory():
             sums, counts = backward(parts, rows, micro_tokens=settings.micro_tokens, step=state.step + 1)
         metrics = averages(sums, counts)
-        learned = [p for p in parts.scorer.parameters() if p.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(learned, settings.clip if settings.clip > 0 else float("inf"))
-        norm_value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        why = state.watch.judge(metrics["loss"], norm_value, settings)
+        scaled, step = parts.loss_scale, state.step + 1
+        norm = finish_gradient(parts.scorer.parameters(), parts.optimizer, clip=settings.clip, scale=scaled, step=step)
+        overflow = scaled is not None and math.isfinite(metrics["loss"]) and not scaled.judge(norm, step)
+        why = None if overflow else state.watch.judge(metrics["loss"], norm, settings)
         if why is not None:
-            return self._leave_out(why, rows, metrics | {"gradient_norm": norm_value}, counts, lr)
-        if self.check is not None:
-            self.check.after_backward(parts.scorer)
-        parts.optimizer.step()
+            return self._leave_out(why, rows, metrics | {"gradient_norm": norm}, counts, lr)
+        if not overflow:
+            if self.check is not None:
+                self.check.after_backward(parts.scorer, parts.optimizer.used)
+            parts.optimizer.step()
         parts.optimizer.zero_grad(set_to_none=True)
         if parts.attached.after_step is not None and parts.attached.after_step(state.step + 1):
             parts.rebuild()
@@ -150,21 +152,22 @@ class Loop:
             self.progress.note(f"step {state.step}: loss {metrics['loss']:.4g} is a spike; it was learned from")
         parts.source.tell([row.index for row in rows], [], metrics)
         state.tokens_seen += int(counts["seen"])
-        return self._line(metrics, counts, lr, norm_value)
+        return self._line(metrics, counts, lr, norm)
 
     def _line(
         self, metrics: Mapping[str, float], counts: Mapping[str, float], lr: float, norm: float
     ) -> dict[str, Any]:
         """The step's line of the log."""
-        skipped = len(self.state.watch.skipped)
+        skipped, scaled = len(self.state.watch.skipped), self.parts.loss_scale
         return {
             "step": self.step,
             **metrics,
             "lr": lr,
-            "gradient_norm": norm,
+            **({"gradient_norm": norm} if math.isfinite(norm) else {}),
             "tokens": int(counts["seen"]),
             "rows": int(counts["rows"]),
             **({"skipped": skipped} if skipped else {}),
+            **({"loss_scale": scaled.value, "overflows": scaled.skipped} if scaled is not None else {}),
         }
 
     def _leave_out(

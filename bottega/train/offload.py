@@ -1,7 +1,8 @@
 """Places other than the device's memory: optimizer states and saved activations in host memory or in a mapped file.
 
-Left out: weights (a frozen base that visits layer by layer is another story). A mapped file is scratch: it has no name, so that its space comes
-back however the process ends; its pages are the system's to write out, so they are not memory that the process holds.
+Left out: weights (a frozen base that visits layer by layer is another story). A mapped file is scratch: it has no
+name, so that its space comes back however the process ends; its pages are the system's to write out, so they are not
+memory that the process holds.
 """
 
 from __future__ import annotations

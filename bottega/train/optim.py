@@ -1,7 +1,8 @@
 """Optimizers by name, over a method's parameter groups (weight decay is off norms, biases and other vectors there).
 
-Left out: the update rules (rules.py) and the places where states can live (offload.py). One class serves all rules: bf16 and fp16 weights
-get an fp32 copy that the rule moves, states may live elsewhere, and a step may happen inside the backward pass.
+Left out: the update rules (rules.py) and the places where states can live (offload.py). One class serves all rules:
+bf16 and fp16 weights get an fp32 copy that the rule moves, states may live elsewhere, and a step may happen inside
+the backward pass.
 """
 
 from __future__ import annotations
@@ -35,23 +36,23 @@ LOW = (torch.bfloat16, torch.float16)
 class Optimizer:
     """Steps the parameters of `param_groups`, dicts with `params`, `rule`, `lr`, `lr_scale` and `weight_decay`.
 
-    `state` holds, by parameter, the rule's tensors, and `master` (fp32) for weights kept in 16 bits: an update below their last bit is not
-    lost but adds up there.
+    `state` holds, by parameter, the rule's tensors, and `master` (fp32) for weights kept in 16 bits: an update below
+    their last bit is not lost but adds up there.
 
     Args:
-        store: where states live between steps.
-        in_backward: a parameter steps as soon as its gradient is complete inside `stepping(True)`, and the gradient is freed.
+        store: where states live between steps. in_backward: a parameter steps as soon as its gradient is complete
+        inside `stepping(True)`, and the gradient is freed; `used` then holds the squared norms of the gradients of
+        the last step, `bad` says which one was not finite.
     """
 
-    def __init__(
-        self, groups: list[dict[str, Any]], *, store: Store | None = None, in_backward: bool = False
-    ) -> None:
+    def __init__(self, groups: list[dict[str, Any]], *, store: Store | None = None, in_backward: bool = False) -> None:
         self.param_groups = groups
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
         self.store = store or Resident()
         self.in_backward = in_backward
         self._armed = False
-        self._squares, self._bad = 0.0, ""
+        self._squares, self.bad = 0.0, ""
+        self.used: dict[nn.Parameter, float] = {}
         pairs = [(p, group) for group in groups for p in group["params"]] if in_backward else []
         self._hooks = [p.register_post_accumulate_grad_hook(self._hook(group)) for p, group in pairs]
 
@@ -103,7 +104,8 @@ class Optimizer:
     @contextlib.contextmanager
     @torch.no_grad()
     def averaged(self) -> Iterator[None]:
-        """The weights to evaluate and to save, where the rule knows better ones than those it trains at; put back bit for bit after."""
+        """The weights to evaluate and to save, where the rule knows better ones than those it trains at; put back bit
+        for bit after."""
         before: list[tuple[nn.Parameter, Tensor]] = []
         for group in self.param_groups:
             average = getattr(group["rule"], "average", None)
@@ -127,7 +129,8 @@ class Optimizer:
         """
         self._armed = self.in_backward and last
         if self._armed:
-            self._squares, self._bad = 0.0, ""
+            self._squares, self.bad = 0.0, ""
+            self.used = {}
         try:
             yield
         finally:
@@ -139,9 +142,10 @@ class Optimizer:
             if not self._armed:
                 return
             size = float(parameter.grad.float().square().sum())
+            self.used[parameter] = size
             self._squares += size
-            if not math.isfinite(size) or self._bad:
-                self._bad = self._bad or f"a tensor of shape {tuple(parameter.shape)}"
+            if not math.isfinite(size) or self.bad:
+                self.bad = self.bad or f"a tensor of shape {tuple(parameter.shape)}"
             else:
                 self._one(parameter, group)
             parameter.grad = None

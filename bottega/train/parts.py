@@ -8,30 +8,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import nn
 
 from bottega.core.types import Attached, Source, Spec
 from bottega.models.score import Scorer
 from bottega.train import parallel
+from bottega.train.optim import Optimizer
+from bottega.train.precision import LossScale
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Parts:
-    """What `assemble` built: the loop's hands."""
+    """What `assemble` built: the loop's hands. notes: lines about what was decided, for the run to say."""
 
     attached: Attached
     spec: Spec
     source: Source
     scorer: Scorer
     wrapped: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     rebuild: Callable[[], None]
     world: parallel.World
     packed: bool
     pad_id: int
     save_model: Callable[[str], None]
     validate: Callable[[int], Mapping[str, float]] | None = None
+    loss_scale: LossScale | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_prefix(self) -> int:

@@ -17,6 +17,7 @@ from bottega.core.errors import UserError
 from bottega.core.rundir import atomic_write, trim_jsonl
 from bottega.train import checkpoint
 from bottega.train.parts import Outcome, Parts
+from bottega.train.precision import LossScale
 from bottega.train.settings import LoopSettings
 from bottega.train.watch import Watch
 
@@ -116,6 +117,8 @@ def _put_back(parts: Parts, path: Path) -> dict[str, Any]:
 def _restore(parts: Parts, path: Path, note: Callable[[str], None]) -> State:
     data = _put_back(parts, path)
     state = State.from_json(data)
+    if parts.loss_scale is not None:
+        parts.loss_scale = LossScale(**data["loss_scale"])
     if state.cursor:  # none at step 0
         parts.source.restore(state.cursor)
     if data["threads"] != torch.get_num_threads():
@@ -138,6 +141,6 @@ def save(parts: Parts, settings: LoopSettings, folder: Path, state: State) -> No
         scorer=parts.scorer,
         optimizer=parts.optimizer,
         save_model=parts.save_model,
-        loop=state.to_json(),
+        loop=state.to_json() | ({"loss_scale": parts.loss_scale.to_json()} if parts.loss_scale is not None else {}),
     )
     checkpoint.prune(checkpoints, keep=settings.keep, spare=[state.outcome.best_step])

@@ -1,9 +1,11 @@
 """Update rules: a parameter, its gradient and its state in, both changed in place; nothing here knows a model or a file.
 
-Left out: which parameter has which rule, where states live, fp32 copies of bf16 weights (optim.py, offload.py). A rule's state is a dict of
-tensors, counters included, so that a checkpoint is those tensors and a resumed run goes on bit for bit.
+Left out: which parameter has which rule, where states live, fp32 copies of bf16 weights (optim.py, offload.py). A
+rule's state is a dict of tensors, counters included, so that a checkpoint is those tensors and a resumed run goes on
+bit for bit.
 
-Legend: w weights, g gradient, m and v running means of g and g^2, t the step (from 1), b1 and b2 the betas, lr the rate, d weight decay.
+Legend: w weights, g gradient, m and v running means of g and g^2, t the step (from 1), b1 and b2 the betas, lr the
+rate, d weight decay.
 """
 
 from __future__ import annotations
@@ -94,7 +96,8 @@ class AdamW:
 
 @dataclass(frozen=True, slots=True)
 class AdamW8bit:
-    """AdamW whose means are kept in 8 bits, blocks of 256 with one scale each (Dettmers et al. 2022, arXiv 2110.02861; bitsandbytes).
+    """AdamW whose means are kept in 8 bits, blocks of 256 with one scale each (Dettmers et al. 2022, arXiv
+    2110.02861; bitsandbytes).
 
     Tensors of fewer than 4,096 weights keep 32 bits, as there. State: 2.03 bytes a weight.
     """
@@ -173,7 +176,8 @@ class Lion:
 
     w <- w - lr (sign(b1 m + (1 - b1) g) + d w);  m <- b2 m + (1 - b2) g
 
-    (Chen et al. 2023, arXiv 2302.06675, algorithm 2; its betas are 0.9 and 0.99, its lr 3 to 10 times below AdamW's.) State: 4 bytes a weight.
+    (Chen et al. 2023, arXiv 2302.06675, algorithm 2; its betas are 0.9 and 0.99, its lr 3 to 10 times below AdamW's.)
+    State: 4 bytes a weight.
     """
 
     hyper: Hyper
@@ -197,8 +201,9 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
     """About U V^T of `matrix` = U S V^T: all singular values near 1.
 
-    X <- a X + (b X X^T + c (X X^T)^2) X, from X = matrix / its norm. (Jordan et al. 2024, Muon, the Newton-Schulz iteration.) In the
-    matrix's own precision on a CPU, where bf16 products cost three times as much without bf16 units; in bf16 on CUDA.
+    X <- a X + (b X X^T + c (X X^T)^2) X, from X = matrix / its norm. (Jordan et al. 2024, Muon, the Newton-Schulz
+    iteration.) In the matrix's own precision on a CPU, where bf16 products cost three times as much without bf16
+    units; in bf16 on CUDA.
     """
     a, b, c = NEWTON_SCHULZ
     x = matrix.to(torch.bfloat16) if matrix.is_cuda else matrix
@@ -217,8 +222,8 @@ class Muon:
 
     m <- mu m + (1 - mu) g;  w <- (1 - lr d) w - 0.2 sqrt(max(rows, columns)) lr orthogonal(mu m + (1 - mu) g)
 
-    (Jordan et al. 2024; the factor of Liu et al. 2025, arXiv 2502.16982, section 2.2, gives steps of AdamW's size, so that one lr and one decay
-    serve both.) For hidden matrices; the others are AdamW's. State: 4 bytes a weight.
+    (Jordan et al. 2024; the factor of Liu et al. 2025, arXiv 2502.16982, section 2.2, gives steps of AdamW's size, so
+    that one lr and one decay serve both.) For hidden matrices; the others are AdamW's. State: 4 bytes a weight.
     """
 
     hyper: Hyper
@@ -242,8 +247,9 @@ class Adafactor:
 
     v = rows columns^T / mean(rows);  u = g / sqrt(v);  w <- (1 - lr d) w - lr u / max(1, rms(u)),  b2 = 1 - t^-0.8
 
-    (Shazeer and Stern 2018, arXiv 1804.04235, algorithm 4, with the rate from the schedule, not from the weights' size.) State: about nothing
-    for a matrix (1 / rows + 1 / columns of 4 bytes a weight), 4 bytes a weight for a vector.
+    (Shazeer and Stern 2018, arXiv 1804.04235, algorithm 4, with the rate from the schedule, not from the weights'
+    size.) State: about nothing for a matrix (1 / rows + 1 / columns of 4 bytes a weight), 4 bytes a weight for a
+    vector.
     """
 
     hyper: Hyper
@@ -279,8 +285,8 @@ class Adafactor:
 class ScheduleFree:
     """AdamW without a schedule: gradients are taken near the average of all steps, and the average is the result.
 
-    y = (1 - b1) z + b1 x (the weights while training);  z <- z - lr (g / (sqrt(v / (1 - b2^t)) + eps) + d y);  x <- (1 - c) x + c z,
-    c = lr^2 / sum of lr^2 so far (the largest lr so far: warm-up counts less)
+    y = (1 - b1) z + b1 x (the weights while training);  z <- z - lr (g / (sqrt(v / (1 - b2^t)) + eps) + d y);  x <-
+    (1 - c) x + c z, c = lr^2 / sum of lr^2 so far (the largest lr so far: warm-up counts less)
 
     (Defazio et al. 2024, arXiv 2405.15682, algorithm 1.) State: 8 bytes a weight (z and v; x is (y - (1 - b1) z) / b1).
     """
@@ -320,7 +326,8 @@ class ScheduleFree:
 
 @dataclass(frozen=True, slots=True)
 class SGD:
-    """Stochastic gradient descent with momentum b1: m <- b1 m + g + d w;  w <- w - lr m. State: 4 bytes a weight, none where b1 is 0."""
+    """Stochastic gradient descent with momentum b1: m <- b1 m + g + d w;  w <- w - lr m. State: 4 bytes a weight,
+    none where b1 is 0."""
 
     hyper: Hyper
 

@@ -34,7 +34,8 @@ def _wsd(step: int, steps: int, warmup: int, decay: float) -> float:
 
 
 def _inverse_root(step: int, steps: int, warmup: int, decay: float) -> float:
-    """sqrt(warmup / step), steps counted from 1: independent of how long the run is (Vaswani et al. 2017, arXiv 1706.03762, equation 3)."""
+    """sqrt(warmup / step), steps counted from 1: independent of how long the run is (Vaswani et al. 2017, arXiv
+    1706.03762, equation 3)."""
     return math.sqrt(max(1, warmup) / (step + 1))
 
 

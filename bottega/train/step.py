@@ -88,10 +88,12 @@ def backward(
     if counts["tokens"] == 0:
         raise UserError(f"step {step}: none of the {len(rows)} rows has a token to learn")
     sums: dict[str, float] = {}
+    scale = parts.loss_scale.value if parts.loss_scale is not None else 1.0
     for number, (layout, targets) in enumerate(laid):
-        with parallel.synced(parts.wrapped, number == len(laid) - 1):
+        last = number == len(laid) - 1
+        with parallel.synced(parts.wrapped, last), parts.optimizer.stepping(last):
             loss = micro_loss(parts, layout, targets, counts, sums if batches[number] else {})
-            (loss * world.size).backward()
+            (loss * (world.size * scale)).backward()
     return parallel.total(world, sums), counts
 
 

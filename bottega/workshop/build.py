@@ -71,7 +71,10 @@ def open_model(
         trust: the 40-hex revision at which the model's own code may run. goes_on: its adapter is to be trained on.
     """
     options = method(stage.method.name, **stage.method.options).load_options() if stage else None
-    return load(name, revision=trust or revision, trust=trust is not None, trainable=goes_on, options=options)
+    dtype = "bfloat16" if stage and stage.loop.get("precision") == "bf16-true" else "float32"
+    return load(
+        name, dtype=dtype, revision=trust or revision, trust=trust is not None, trainable=goes_on, options=options
+    )
 
 
 def attach(setup: Setup) -> Attached:
@@ -140,6 +143,7 @@ def assemble_stage(setup: Setup, progress: Callable[[int], Progress]) -> Bench:
         pad_id=tokenizer.pad_token_id or 0,
         packed=setup.loaded.packs,
         save_model=save,
+        scratch=setup.folder,
     )
     if any(need.startswith("ref.") for need in parts.spec.needs):
         visited = _visited(source, settings.steps)
@@ -269,7 +273,7 @@ def write_result(setup: Setup, bench: Bench) -> dict[str, float]:
     draft = setup.folder / ".result.draft"
     shutil.rmtree(draft, ignore_errors=True)
     facts: dict[str, float] = {}
-    with rundir.disk_errors(setup.folder):
+    with rundir.disk_errors(setup.folder), bench.parts.optimizer.averaged():
         draft.mkdir(parents=True)
         if setup.stage.merges:
             merged, facts = merge.merge(bench.parts.attached)

@@ -18,6 +18,7 @@ from bottega.core.errors import UserError
 from bottega.core.strictyaml import Path as Keys
 from bottega.models.methods import METHODS
 from bottega.train.objectives import OBJECTIVES
+from bottega.train.settings import LR_OF_OPTIMIZER, OF_OPTIMIZER
 from bottega.workshop import recipe_checks, recipe_file
 from bottega.workshop.recipe_checks import LOOP
 from bottega.workshop.recipe_parts import ADAPTERS, Choice, Evaluate, Part, Recipe, Stage
@@ -91,18 +92,19 @@ def _complete(recipe: Recipe) -> Recipe:
     stages = []
     for i, stage in enumerate(recipe.stages):
         factor = PREFERENCE_LR if OBJECTIVES[stage.objective.name].data == "preference" else 1.0
+        optimizer = stage.loop.get("optimizer", "")
         last = i + 1 == len(recipe.stages)
         adapter = stage.method.name in ADAPTERS
         stages.append(
             dataclasses.replace(
                 stage,
                 over_length=stage.over_length or ("split" if stage.objective.name == "pretrain" else "error"),
-                lr=stage.lr or LR[stage.method.name] * factor,
+                lr=stage.lr or LR[stage.method.name] * factor * LR_OF_OPTIMIZER.get(optimizer, 1.0),
                 epochs=1.0 if stage.steps is None and stage.epochs is None else stage.epochs,
                 then=stage.then or ("continue" if last and adapter else "merge"),
                 objective=_with_defaults(stage.objective, OBJECTIVES[stage.objective.name].function),
                 method=_with_defaults(stage.method, METHODS[stage.method.name]),
-                loop={**LOOP, **stage.loop},
+                loop={**LOOP, **OF_OPTIMIZER.get(optimizer, {}), **stage.loop},
             )
         )
     return dataclasses.replace(recipe, stages=tuple(stages))

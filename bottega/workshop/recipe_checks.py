@@ -19,7 +19,7 @@ from bottega.models.methods import METHODS, method
 from bottega.train import trackers
 from bottega.train.objectives import OBJECTIVES
 from bottega.train.schedule import SCHEDULES
-from bottega.train.settings import LoopSettings
+from bottega.train.settings import OF_OPTIMIZER, LoopSettings, conflicts
 from bottega.workshop import recipe_file
 from bottega.workshop.recipe_parts import ADAPTERS, MERGING, Choice, Recipe, Stage
 
@@ -34,6 +34,9 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
     "beta1": (0, 1),
     "beta2": (0, 1),
     "eps": (0, None),
+    "momentum": (0, 1),
+    "recompute_every": (1, None),
+    "loss_scale": (1, None),
     "clip": (0, None),
     "keep": (1, None),
     "self_check": (0, None),
@@ -60,7 +63,6 @@ def check_loop(given: dict[str, Any], marks: Marks, place: Keys) -> list[str]:
     choices = {
         "schedule": list(SCHEDULES),
         "optimizer": table.keys("bottega.train.optim:OPTIMIZERS"),
-        "precision": ["fp32", "bf16"],
     }
     mistakes = []
     for key, value in given.items():
@@ -77,6 +79,9 @@ def check_loop(given: dict[str, Any], marks: Marks, place: Keys) -> list[str]:
             )
         if key in choices and converted not in choices[key]:
             mistakes.append(f"{at}: there is no {key} {converted!r}{closest(converted, choices[key])}")
+    if not mistakes:
+        whole = {**LOOP, **OF_OPTIMIZER.get(given.get("optimizer", ""), {}), **given}
+        mistakes += [f"{marks.at((*place, key))}: {reason}" for key, reason in conflicts(whole)]
     return mistakes
 
 

@@ -112,8 +112,9 @@ def test_schedules_start_above_zero_peak_at_one_and_end_low():
 
 
 def test_schedules_have_the_values_worked_out_by_hand():
-    """10 steps, 2 of warm-up: 1/2 and 1; then x = (step - 2) / 8. Linear 1 - x; cosine (1 + cos pi x) / 2; warm-up-stable-decay over the
-    last half (1 - x) / 0.5; inverse root sqrt(2 / (step + 1)), so that step 7 is sqrt(2 / 8) = 0.5."""
+    """10 steps, 2 of warm-up: 1/2 and 1; then x = (step - 2) / 8. Linear 1 - x; cosine (1 + cos pi x) / 2;
+    warm-up-stable-decay over the last half (1 - x) / 0.5; inverse root sqrt(2 / (step + 1)), so that step 7 is sqrt(2
+    / 8) = 0.5."""
     wanted = {
         "constant": {2: 1.0, 6: 1.0, 9: 1.0},
         "linear": {2: 1.0, 6: 0.5, 8: 0.25},

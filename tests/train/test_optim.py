@@ -69,7 +69,9 @@ def theirs(make, weights, gradients):
 
 def test_adamw_and_sgd_are_torchs_bit_for_bit():
     weights, gradients = start()
-    adamw = theirs(lambda groups: torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=True), weights, gradients)
+    adamw = theirs(
+        lambda groups: torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=True), weights, gradients
+    )
     sgd = theirs(lambda groups: torch.optim.SGD(groups, lr=LR, momentum=0.9), weights, gradients)
     for name, wanted in (("adamw", adamw), ("sgd", sgd)):
         found, _ = run(name, weights, gradients)
