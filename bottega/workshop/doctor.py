@@ -36,6 +36,7 @@ EXTRAS = {
     "lang": Extra("telling languages apart (data clean)", ("py3langid",)),
     "pii": Extra("phone numbers and national ids (data clean)", ("phonenumbers", "stdnum")),
     "report": Extra("pictures of the curves", ("matplotlib",)),
+    "quant": Extra("8-bit optimizer states", ("bitsandbytes",)),
     "dev": Extra("the project's own tests", ("pytest", "hypothesis", "ruff", "mypy")),
 }
 
