@@ -13,6 +13,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from bottega.core.errors import UserError
 from bottega.models.layers import decoder_layers
+from bottega.train.settings import LoopSettings
 
 _ATEN = torch.ops.aten
 ATTENTION = ("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu",
@@ -20,16 +21,17 @@ ATTENTION = ("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_a
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear")
 
 
-def enable(model: Any, *, every: int, keep: str) -> None:
+def enable(model: Any, settings: LoopSettings) -> None:
     """Keep only the inputs of layers in the forward pass, and compute the rest again in the backward pass.
 
     Args:
-        every: of layers 0, n, 2n ... only (1: of all).
-        keep: results that are kept all the same, for they are dear to compute: none, attention, or products (attention and products).
+        settings: recompute_every n: of layers 0, n, 2n ... only. recompute_keep: results that are kept all the same, for
+        they are dear to compute: none, attention, or products (attention and matrix products).
 
     Raises:
         UserError: the layers of this architecture cannot be told apart.
     """
+    every, keep = settings.recompute_every, settings.recompute_keep
     kwargs: dict[str, Any] = {"use_reentrant": False}
     if keep != "none":
         kwargs["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _policy(keep))
