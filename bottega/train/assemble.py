@@ -52,10 +52,7 @@ def assemble(
     world = world or parallel.World()
     packed = packed and attached.packs
     equip.refuse(attached, spec, settings, packed=packed, world=world, strategy=strategy)
-    if not {"nll", "logp", "entropy"} & set(spec.needs):
-        _rest_head(attached)
-    if settings.checkpointing:
-        recompute.enable(causal_model(attached.model), every=settings.recompute_every, keep=settings.recompute_keep)
+    _prepare(attached, spec, settings)
     compiles, why = _choose_compile(attached, source, settings)
     scorer = Scorer(
         attached,
@@ -98,6 +95,13 @@ def _choose_compile(attached: Attached, source: Source, settings: LoopSettings) 
         grid=len({row.num_tokens for row in seen}) == 1 and all(len(row.branches) == 1 for row in seen),
         flops=6.0 * sum(p.numel() for p in parameters) * tokens,
     )
+
+
+def _prepare(attached: Attached, spec: Spec, settings: LoopSettings) -> None:
+    if not {"nll", "logp", "entropy"} & set(spec.needs):
+        _rest_head(attached)
+    if settings.checkpointing:
+        recompute.enable(causal_model(attached.model), settings)
 
 
 def _rest_head(attached: Attached) -> None:
