@@ -181,7 +181,12 @@ class Spec:
 
 
 class Source(Protocol):
-    """Where rows come from: a data set, experience of the policy, or replay."""
+    """Where rows come from: a data set, experience of the policy, or replay.
+
+    listens: `tell` is to be told the loss of each row (only objectives of one log-likelihood a token know it).
+    """
+
+    listens: bool
 
     def next(self) -> tuple[list[Row], dict[str, Any]]:
         """The next global batch, the same on every rank, and the state (JSON) that continues after it.
@@ -194,7 +199,10 @@ class Source(Protocol):
         """The batches of the next `steps` steps as far as they are known, none of them taken."""
 
     def tell(self, ids: Sequence[int], losses: Sequence[float], metrics: Mapping[str, float]) -> None:
-        """What came of the last batch (curriculum by loss, an early end of PPO's epochs)."""
+        """What came of the last batch (curriculum by loss, an early end of PPO's epochs); losses: one a row if it listens, or none.
+
+        What a source keeps of it belongs to the state that `next` gave before: that state is saved after `tell`.
+        """
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue after `state`."""

@@ -1,6 +1,6 @@
-"""Mixtures: how often each row of each source comes in one pass, so that the sources' shares are as asked.
+"""Mixtures: the shares of sources, and which of them the next row comes from.
 
-Left out: temperature, curricula, mixtures that change while training.
+Left out: reading them (train/mixture.py).
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import overload
-
-import numpy as np
 
 from bottega.core.types import Row
 
@@ -40,30 +38,52 @@ class Chain(Sequence[Row]):
         return self.sources[number][place - (self.ends[number - 1] if number else 0)]
 
 
-def mix(sizes: Sequence[int], weights: Sequence[float], *, seed: int) -> list[np.ndarray]:
-    """For each source the rows of one pass, ascending, int64; rows of a source that must come more often repeat.
+def shares(
+    sizes: Sequence[int],
+    *,
+    weights: Sequence[float] | None = None,
+    epochs: Sequence[float | None] = (),
+    temperature: float = 1.0,
+) -> list[float]:
+    """The share of each source, adding up to 1: p_i = b_i^(1/T) / sum_j b_j^(1/T).
 
-    One pass is the smallest in which no row of any source is missing: n_i >= sizes_i for every source, and the shares
-    n_i / sum(n) equal the weights up to rounding (largest remainder). What does not divide evenly is drawn by
-    (seed, source).
+    b_i is the source's weight, or without weights its rows times its epochs. T above 1 brings small sources nearer to large ones,
+    below 1 the other way (Raffel et al. 2020, arXiv 1910.10683, section 3.5.2; their limit K is `epochs` here).
 
     Args:
-        sizes: rows of each source, at least 1. weights: above 0, in any unit.
+        sizes: rows of each source. weights: at least 0, in any unit, not all 0. epochs: times through each source (None: 1).
+        temperature: above 0; 1 leaves the shares as they are.
 
-    >>> [len(rows) for rows in mix([70, 100], [0.7, 0.3], seed=0)]  # 100 / 0.3 = 333.3 -> 334 rows in a pass
-    [234, 100]
+    >>> [round(p, 3) for p in shares([100, 400], temperature=2.0)]  # sqrt(100) : sqrt(400) = 10 : 20
+    [0.333, 0.667]
     """
-    assert len(sizes) == len(weights) and min(sizes) > 0 and min(weights) > 0
-    shares = [weight / sum(weights) for weight in weights]
-    total = max(math.ceil(size / share - 1e-9) for size, share in zip(sizes, shares))
-    exact = [share * total for share in shares]
-    counts = [math.floor(count) for count in exact]
-    by_remainder = sorted(range(len(counts)), key=lambda i: (counts[i] - exact[i], i))
-    for i in by_remainder[: total - sum(counts)]:
-        counts[i] += 1
-    drawn = []
-    for source, (size, count) in enumerate(zip(sizes, counts)):
-        whole, rest = divmod(max(count, size), size)
-        some = np.random.default_rng([seed, source]).permutation(size)[:rest]
-        drawn.append(np.sort(np.concatenate([np.tile(np.arange(size), whole), some])).astype(np.int64))
-    return drawn
+    times = [1.0 if epoch is None else epoch for epoch in epochs] or [1.0] * len(sizes)
+    bases = list(weights) if weights is not None else [size * each for size, each in zip(sizes, times, strict=True)]
+    assert min(bases) >= 0 and max(bases) > 0 and temperature > 0
+    scaled = [(base / max(bases)) ** (1 / temperature) for base in bases]
+    return [base / sum(scaled) for base in scaled]
+
+
+def rows_in_pass(sizes: Sequence[int], parts: Sequence[float]) -> int:
+    """Rows of the shortest pass in which no row of a source that has a share is missing.
+
+    >>> rows_in_pass([70, 100], [0.7, 0.3])  # 100 / 0.3 = 333.3
+    334
+    """
+    return max(math.ceil(size / part - 1e-9) for size, part in zip(sizes, parts, strict=True) if part > 0)
+
+
+def next_source(parts: Sequence[float], credit: list[float]) -> int:
+    """Which source the next row comes from: each earns its share, the richest pays 1 (smooth weighted round robin).
+
+    After n rows every source has had within one row of n times its share; `credit` (changed) is all the state there is.
+
+    >>> credit = [0.0, 0.0]
+    >>> [next_source([0.75, 0.25], credit) for _ in range(8)]
+    [0, 0, 1, 0, 0, 0, 1, 0]
+    """
+    for i, part in enumerate(parts):
+        credit[i] += part
+    chosen = max((i for i, part in enumerate(parts) if part > 0), key=lambda i: (credit[i], -i))
+    credit[chosen] -= 1.0
+    return chosen

@@ -5,6 +5,7 @@ Left out: packing and order (pack.py, order.py); shards on disk.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ class Plan:
     over_length: str = "error"
     mask: str = "assistant"
     thinking: str = "keep"
+    difficulty: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -58,6 +60,7 @@ def rows(
     over_length: str = "error",
     mask: str = "assistant",
     thinking: str = "keep",
+    difficulty: str | None = None,
     allow_loss: int | None = None,
 ) -> tuple[list[Row], Intake]:
     """Rows to train on and the account of what was read.
@@ -69,13 +72,16 @@ def rows(
         max_tokens: the most ids of a row (of a prefix with one branch, for preferences), at least 2.
         over_length: what happens to longer rows: `error`, `drop`, `split` (windows) or `truncate`.
         mask, thinking: as in `chat.encode_many`.
+        difficulty: a column with a number, which rows then carry as the extra `difficulty` (a curriculum orders by it).
         allow_loss: rows that may be lost; None: 1 percent of files over 1,000 rows, none of smaller ones.
 
     Raises:
         UserError: more rows are lost than allowed, one is too long under `error`, none is left, or an unknown name.
         Unsafe: a stranger's template breaks a limit.
     """
-    plan = Plan(kind=kind, max_tokens=max_tokens, over_length=over_length, mask=mask, thinking=thinking)
+    plan = Plan(
+        kind=kind, max_tokens=max_tokens, over_length=over_length, mask=mask, thinking=thinking, difficulty=difficulty
+    )
     ledger = Ledger(allow_loss)
     bound = (template or Template.of(tokenizer)).bind(tokenizer)
     made: list[Row] = []
@@ -97,6 +103,8 @@ def iterate(
     index = 0
     for sample, answer in encoded(samples, tokenizer, template, plan=plan, ledger=ledger):
         for prefix, branches, extras in fitted(sample, answer, tokenizer, plan=plan, ledger=ledger):
+            if plan.difficulty is not None:
+                extras["difficulty"] = [float(sample.meta[plan.difficulty])] * len(branches)
             yield Row(index=index, prefix=compact(prefix), branches=tuple(map(compact, branches)), extras=extras)
             index += 1
 
@@ -142,9 +150,20 @@ def _batched(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
         yield batch
 
 
+def _is_number(value: Any) -> bool:
+    """A finite number, or a text that is one (as csv has it)."""
+    try:
+        return not isinstance(value, bool) and math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
 def unfit(sample: Sample, plan: Plan) -> Problem | None:
     """Why a sample cannot be a row of this kind; None when it can."""
     where = sample.where
+    if plan.difficulty is not None and not _is_number(sample.meta.get(plan.difficulty)):
+        column = where._replace(column=plan.difficulty)
+        return Problem(column, f"the column {plan.difficulty!r} holds no number to order rows by")
     if plan.kind == "preference":
         if not isinstance(sample, Preference):
             return Problem(where, f"a {type(sample).__name__} where a preference (chosen, rejected) is needed")

@@ -130,8 +130,9 @@ class Loop:
         if parts.spec.prepare is not None:
             rows = parts.spec.prepare(rows, self._score)
         lr = self._set_rate()
+        heard: dict[int, float] | None = {} if parts.source.listens else None
         with memory():
-            sums, counts = backward(parts, rows, micro_tokens=settings.micro_tokens, step=state.step + 1)
+            sums, counts = backward(parts, rows, micro_tokens=settings.micro_tokens, step=state.step + 1, heard=heard)
         metrics = averages(sums, counts)
         scaled, step = parts.loss_scale, state.step + 1
         norm = finish_gradient(parts.scorer.parameters(), parts.optimizer, clip=settings.clip, scale=scaled, step=step)
@@ -150,7 +151,7 @@ class Loop:
         self._check_done(metrics["loss"])
         if state.watch.take(metrics["loss"]) and settings.spikes == "warn":
             self.progress.note(f"step {state.step}: loss {metrics['loss']:.4g} is a spike; it was learned from")
-        parts.source.tell([row.index for row in rows], [], metrics)
+        parts.source.tell([row.index for row in rows], [heard[row.index] for row in rows] if heard else [], metrics)
         state.tokens_seen += int(counts["seen"])
         return self._line(metrics, counts, lr, norm)
 

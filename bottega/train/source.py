@@ -1,6 +1,6 @@
 """Where rows come from: a data set read in seeded order, or the policy's own experience.
 
-Left out: streaming corpora, mixtures by schedule and replay buffers.
+Left out: mixtures (mixture.py), curricula by loss (curriculum.py) and replay buffers.
 """
 
 from __future__ import annotations
@@ -12,24 +12,37 @@ from typing import Any
 import numpy as np
 
 from bottega.core.types import Row
-from bottega.data.order import Shuffled, order
+from bottega.data.order import Order, Shuffled, order
 
 
 class Dataset:
     """Global batches of `batch` rows, epoch after epoch, each in its own order; the last batch of an epoch may be smaller.
 
+    `ordered(epoch)` gives the order of an epoch where it is not a plain shuffle (a curriculum).
+
     State: {"epoch": e, "at": k}: k rows of epoch e were taken. Nothing else is needed to continue, and nothing is replayed: rows may
     lie on disk (data/shards.py), and any place of an order can be had at once (data/order.py).
     """
 
-    def __init__(self, rows: Sequence[Row], *, batch: int, seed: int, shuffle: bool = True) -> None:
+    listens = False
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        *,
+        batch: int,
+        seed: int,
+        shuffle: bool = True,
+        ordered: Callable[[int], Order | None] = lambda epoch: None,
+    ) -> None:
         assert len(rows) > 0 and batch > 0
-        self.rows, self.batch, self.seed, self.shuffle = rows, batch, seed, shuffle
+        self.rows, self.batch, self.seed, self.shuffle, self.ordered = rows, batch, seed, shuffle, ordered
         self.epoch = self.at = 0
         self._order = self._draw()
 
-    def _draw(self) -> Shuffled | None:
-        return Shuffled(len(self.rows), self.seed, self.epoch) if self.shuffle else None
+    def _draw(self) -> Order | None:
+        plain = Shuffled(len(self.rows), self.seed, self.epoch) if self.shuffle else None
+        return self.ordered(self.epoch) or plain
 
     @property
     def steps_per_epoch(self) -> int:
@@ -47,7 +60,7 @@ class Dataset:
 
     def ahead(self, steps: int) -> Iterator[list[Row]]:
         """The batches of the next `steps` steps, none of them taken."""
-        twin = Dataset(self.rows, batch=self.batch, seed=self.seed, shuffle=self.shuffle)
+        twin = Dataset(self.rows, batch=self.batch, seed=self.seed, shuffle=self.shuffle, ordered=self.ordered)
         twin.restore({"epoch": self.epoch, "at": self.at})
         for _ in range(steps):
             yield twin.next()[0]
@@ -67,6 +80,8 @@ class Experience:
     `collect(round)` samples, scores and rewards prompts, and returns rows with the tokens that the objective needs (see
     `with_advantages`). A round ends early when `tell` hears an `approx_kl` above `max_kl`. State: {"round", "epoch", "at"}.
     """
+
+    listens = False
 
     def __init__(
         self, collect: Callable[[int], list[Row]], *, minibatch: int, epochs: int, seed: int, max_kl: float = 0.1

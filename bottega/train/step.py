@@ -62,12 +62,12 @@ def plan(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> list[list[R
 
 
 def backward(
-    parts: Parts, rows: Sequence[Row], *, micro_tokens: int, step: int
+    parts: Parts, rows: Sequence[Row], *, micro_tokens: int, step: int, heard: dict[int, float] | None = None
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Gradient of the global batch into .grad; the sums of its metrics and the counts of its units.
 
     Args:
-        step: the step's number, for messages.
+        step: the step's number, for messages. heard: is given the loss of every row, by index, for a source that listens.
 
     Raises:
         UserError: the batch has no token to learn.
@@ -88,21 +88,42 @@ def backward(
     if counts["tokens"] == 0:
         raise UserError(f"step {step}: none of the {len(rows)} rows has a token to learn")
     sums: dict[str, float] = {}
+    mine: dict[str, float] = dict.fromkeys((str(row.index) for row in rows), 0.0)
     scale = parts.loss_scale.value if parts.loss_scale is not None else 1.0
     for number, (layout, targets) in enumerate(laid):
         last = number == len(laid) - 1
+        told: list[float] | None = None if heard is None else []
         with parallel.synced(parts.wrapped, last), parts.optimizer.stepping(last):
-            loss = micro_loss(parts, layout, targets, counts, sums if batches[number] else {})
+            loss = micro_loss(parts, layout, targets, counts, sums if batches[number] else {}, told)
             (loss * (world.size * scale)).backward()
+        mine.update((str(row.index), value) for row, value in zip(batches[number], told or ()))
+    if heard is not None:
+        heard.update((int(index), value) for index, value in parallel.total(world, mine).items())
     return parallel.total(world, sums), counts
 
 
 def micro_loss(
-    parts: Parts, layout: Layout, targets: Targets, counts: Mapping[str, float], sums: dict[str, float] | None = None
+    parts: Parts,
+    layout: Layout,
+    targets: Targets,
+    counts: Mapping[str, float],
+    sums: dict[str, float] | None = None,
+    told: list[float] | None = None,
 ) -> torch.Tensor:
-    """One micro-batch's loss: sum over terms of weight * total / count[unit]; metrics are added to `sums`."""
+    """One micro-batch's loss: sum over terms of weight * total / count[unit]; metrics are added to `sums`.
+
+    With `told`, log-probabilities are computed token by token, and the mean loss of each row is appended to it.
+    """
     needs = parts.spec.needs
-    scores = parts.wrapped(layout, targets, [need for need in needs if not need.startswith("ref.")])
+    own = [need for need in needs if not need.startswith("ref.")]
+    if told is None:
+        scores = parts.wrapped(layout, targets, own)
+    else:
+        scores = parts.wrapped(layout, targets, ["logp"])
+        losses_S = -targets.weights_S * scores["logp"]
+        scores["nll"] = losses_S.sum()
+        assert set(own) <= set(scores), "a source listens to objectives of one log-likelihood a token"
+        told += _by_row(losses_S.detach(), targets)
     for need in needs:
         if need.startswith("ref."):
             plain = need.removeprefix("ref.")
@@ -116,6 +137,16 @@ def micro_loss(
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     return sum(term.weight * term.total / counts[term.unit] for term in terms.values())  # type: ignore[return-value]
+
+
+def _by_row(losses_S: torch.Tensor, targets: Targets) -> list[float]:
+    """The weighted mean loss of each row of a micro-batch."""
+    row_S = targets.row_Q[targets.sequence_S]
+    count = int(targets.row_Q.max()) + 1
+    empty = torch.zeros(count, dtype=torch.float64, device=losses_S.device)
+    total = empty.index_add(0, row_S, losses_S.double())
+    weight = empty.index_add(0, row_S, targets.weights_S.double())
+    return (total / weight.clamp_min(1e-12)).tolist()
 
 
 def try_heaviest(parts: Parts, settings: LoopSettings) -> None:

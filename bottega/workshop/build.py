@@ -28,9 +28,9 @@ from bottega.train.assemble import assemble
 from bottega.train.loop import Loop, Outcome, Parts
 from bottega.train.scoring import validation, with_reference
 from bottega.train.settings import LoopSettings
-from bottega.train.source import Dataset
 from bottega.workshop.recipe import Stage
-from bottega.workshop.rows import StageRows, mixed, read_rows, rows_key
+from bottega.workshop.rows import StageRows, read_rows, rows_key
+from bottega.workshop.sources import StageSource, source_of
 
 SAVES, EVALUATIONS = 5, 10
 """Checkpoints and evaluations of a run that does not say how many."""
@@ -146,7 +146,7 @@ def assemble_stage(setup: Setup, progress: Callable[[int], Progress]) -> Bench:
         scratch=setup.folder,
     )
     if any(need.startswith("ref.") for need in parts.spec.needs):
-        visited = _visited(source, settings.steps)
+        visited = _visited(source, settings.steps, rows)
         rows = _with_references(setup, parts, rows, visited, settings.micro_tokens, shown.note)
         parts.source = _source(setup, rows)
     parts.validate = _validate(setup, parts, rows.held_out, settings.micro_tokens)
@@ -159,18 +159,15 @@ def _vocabulary(loaded: Loaded) -> int:
     return int(embeddings.weight.shape[0])
 
 
-def _source(setup: Setup, rows: StageRows) -> Dataset:
-    return Dataset(mixed(rows.train, setup.stage.data, seed=setup.seed), batch=setup.stage.batch, seed=setup.seed)
+def _source(setup: Setup, rows: StageRows) -> StageSource:
+    return source_of(setup.stage, rows.train, seed=setup.seed)
 
 
-def _visited(source: Dataset, steps: int) -> set[int]:
-    """The rows that so many steps will ever see; the source's cursor is put back."""
-    start = {"epoch": source.epoch, "at": source.at}
-    seen: set[int] = set()
-    for _ in range(min(steps, source.steps_per_epoch)):  # later epochs bring the same rows in another order
-        seen.update(row.index for row in source.next()[0])
-    source.restore(start)
-    return {row.index for row in source.rows} if steps > source.steps_per_epoch else seen
+def _visited(source: StageSource, steps: int, rows: StageRows) -> set[int]:
+    """The rows that so many steps will ever see."""
+    if steps > source.steps_per_epoch:  # later epochs bring the same rows in another order
+        return {row.index for one in rows.train for row in one}
+    return {row.index for batch in source.ahead(steps) for row in batch}
 
 
 def _with_references(

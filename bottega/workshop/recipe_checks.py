@@ -20,7 +20,7 @@ from bottega.train import trackers
 from bottega.train.objectives import OBJECTIVES
 from bottega.train.schedule import SCHEDULES
 from bottega.train.settings import OF_OPTIMIZER, LoopSettings, conflicts
-from bottega.workshop import recipe_file
+from bottega.workshop import recipe_file, recipe_mixtures
 from bottega.workshop.recipe_parts import ADAPTERS, MERGING, Choice, Recipe, Stage
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -99,6 +99,7 @@ def check(recipe: Recipe, marks: Marks) -> list[str]:
         following = recipe.stages[i + 1] if i + 1 < len(recipe.stages) else None
         mistakes += _check_stage(stage, following, marks, ("stages", i))
         mistakes += _check_text(stage, marks, ("stages", i))
+        mistakes += recipe_mixtures.check(stage, marks, ("stages", i))
     try:
         trackers.check(recipe.track)
     except UserError as error:
@@ -123,11 +124,8 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
                 fail(key, f"{part.path} is remote; only local files and folders are read so far: download it first")
             elif not Path(part.path).exists():
                 fail(key, f"there is no file or folder {recipe_file.short(part.path)}")
-    weights = [part.weight for part in stage.data]
-    if None in weights and any(weight is not None for weight in weights):
-        fail("data", "some sources have a weight and some have none; give each a weight, or none")
-    if stage.validation and any(part.weight is not None for part in stage.validation.data):
-        fail("validation", "weights mix training rows; validation rows are all used: leave the weight out")
+    if stage.validation and any(part.weight is not None or part.epochs is not None for part in stage.validation.data):
+        fail("validation", "weight and epochs mix training rows; validation rows are all used: leave them out")
     if stage.steps is not None and stage.epochs is not None:
         fail("epochs", "steps and epochs say the same twice; give one of them")
     for key in ("eval_every", "early_stop"):

@@ -1,6 +1,6 @@
 """The dataclasses of a recipe: their fields are its keys, their help is what `bottega init` writes.
 
-Left out: mixtures by temperature, curricula, search spaces and audits, which come with the rooms that read them.
+Left out: search spaces and audits, which come with the rooms that read them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Part:
     """One source of rows: a file or a folder, its share in the mixture, and how to read it."""
 
     path: str = option(help="a file or a folder")
-    weight: float | None = option(None, "share of the rows drawn from this source", above=0)
+    weight: float | None = option(None, "share of the rows drawn from this source; 0: none", low=0)
+    epochs: float | None = option(None, "times through this source, at most, in the whole stage", above=0)
     format: str | None = option(None, "the format's name; default: found by looking")
     columns: dict[str, str] | None = option(None, "which column plays which part, for plain tables")
 
@@ -48,6 +49,53 @@ class Part:
     def shorthand(value: Any) -> Any:
         """`chats.jsonl` -> {path: chats.jsonl}."""
         return {"path": value} if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixturePhase:
+    """Weights of the sources that hold from so many tokens on."""
+
+    tokens: int = option(help="tokens that the stage has seen", low=0)
+    weights: tuple[float, ...] = option(help="a weight for each source of data, in their order")
+
+    def __post_init__(self) -> None:
+        if any(weight < 0 for weight in self.weights) or not any(self.weights):
+            raise UserError(
+                f"the weights {', '.join(f'{w:g}' for w in self.weights) or '(none)'} draw from no source; "
+                "give each 0 or more, and one of them more than 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixtureShares:
+    """How much of each source is drawn: their sizes or weights, evened out, or a schedule."""
+
+    temperature: float = option(1.0, "shares are sizes (or weights) to the power 1/temperature", above=0)
+    schedule: tuple[MixturePhase, ...] = option(
+        (), "weights from so many tokens on: [{tokens: 0, weights: [1, 0]}, ...]"
+    )
+
+    @staticmethod
+    def shorthand(value: Any) -> Any:
+        """`2.0` -> {temperature: 2.0}; a list -> {schedule: [...]}."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {"temperature": value}
+        return {"schedule": value} if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curriculum:
+    """Rows in an order of difficulty instead of a plain shuffle."""
+
+    by: str = option(help="length, loss, or a column of the data that holds a number")
+    first: Literal["easy", "hard"] = option("easy", "small numbers come first, or large ones")
+    bands: int = option(10, "parts of an epoch, each shuffled within itself", low=2)
+    epochs: int = option(1, "epochs that are ordered, before plain ones; by loss: all but the first are", low=1)
+
+    @staticmethod
+    def shorthand(value: Any) -> Any:
+        """`length` -> {by: length}."""
+        return {"by": value} if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +157,8 @@ class Stage:
     then: Literal["merge", "continue", "stack"] | None = option(
         None, "what the next stage starts from; default: merge if there is one, else the adapter is kept apart"
     )
+    mixture: MixtureShares | None = option(None, "how sources are mixed: a temperature, or a schedule of weights")
+    curriculum: Curriculum | None = option(None, "the order of difficulty: length, loss or a column")
     validation: Validation | None = option(None, "rows kept out of training: a share or files")
     template: str | None = option(None, "chat template: a name or a file; default: the tokenizer's own")
     mask: str = option("assistant", "which tokens are trained in chats: assistant, last, all, from:N")

@@ -40,7 +40,9 @@ def fingerprint(part: Part) -> dict[str, Any]:
         content = rundir.sha256(path)
         files.append({"name": name, "bytes": path.stat().st_size, "sha256": content})
         whole.update(f"{content}\0".encode())
-    options = without_none({"weight": part.weight, "format": part.format, "columns": part.columns})
+    options = without_none(
+        {"weight": part.weight, "epochs": part.epochs, "format": part.format, "columns": part.columns}
+    )
     return {"sha256": whole.hexdigest(), "files": files, **options}
 
 

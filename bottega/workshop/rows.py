@@ -18,7 +18,6 @@ from bottega.data.blocks import Blocks, blocks
 from bottega.data.chat import Template
 from bottega.data.holdout import hold_out
 from bottega.data.intake import Intake
-from bottega.data.mix import Chain, mix
 from bottega.data.shards import ShardRows
 from bottega.data.sources import find
 from bottega.data.tokenise import Corpus, shards
@@ -29,6 +28,8 @@ from bottega.workshop.recipe import Part, Stage
 from bottega.workshop.shard_cache import cache_folder, num_workers, runner, tokenizer_identity
 
 DEFAULT_MAX_TOKENS = 2048
+OWN_KEYS = ("length", "loss")
+"""What a curriculum can order by without a column."""
 SHARD_BYTES = 64_000_000
 """From so many bytes of training files on, rows lie on disk unless the stage says `shards: false`."""
 
@@ -98,6 +99,7 @@ def read_rows(
         over_length=stage.over_length or "error",
         mask=stage.mask,
         thinking=stage.thinking,
+        difficulty=stage.curriculum.by if stage.curriculum and stage.curriculum.by not in OWN_KEYS else None,
     )
     share = stage.validation.share if stage.validation else None
     notes: tuple[str, ...] = ()
@@ -167,8 +169,7 @@ class _Cache:
 def _tokenised(
     samples: Sequence[Any], stage: Stage, loaded: Loaded, template: Template, plan: prepare.Plan
 ) -> tuple[Sequence[Row], Intake]:
-    options = {name: getattr(plan, name) for name in ("kind", "max_tokens", "over_length", "mask", "thinking")}
-    return prepare.rows(samples, loaded.tokenizer, template, allow_loss=stage.allow_loss, **options)
+    return prepare.rows(samples, loaded.tokenizer, template, allow_loss=stage.allow_loss, **dataclasses.asdict(plan))
 
 
 def _read(
@@ -199,15 +200,6 @@ def _numbered(sources: Sequence[Sequence[Row]]) -> list[Sequence[Row]]:
             numbered.append([dataclasses.replace(row, index=at + i) for i, row in enumerate(rows)])
         at += len(rows)
     return numbered
-
-
-def mixed(sources: Sequence[Sequence[Row]], parts: Sequence[Part], *, seed: int) -> Sequence[Row]:
-    """One pass over the sources: in their weights where they have some, else every row once."""
-    weights = [part.weight for part in parts]
-    if any(weight is None for weight in weights):
-        return Chain(sources)
-    drawn = mix([len(rows) for rows in sources], [w for w in weights if w is not None], seed=seed)
-    return [rows[int(i)] for rows, indices in zip(sources, drawn) for i in indices]
 
 
 def rows_key(rows: Sequence[Row], identity: str) -> str:

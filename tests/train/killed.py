@@ -1,5 +1,6 @@
-"""A small training that kills itself with SIGKILL where it is told: `python -m tests.train.killed MODEL FOLDER WHAT AT`.
+"""A small training that kills itself with SIGKILL where it is told: `python -m tests.train.killed MODEL FOLDER OBJECTIVE TUNE WHAT AT`.
 
+OBJECTIVE may name a source behind a colon: `sft:mixture` (see `source_of`).
 WHAT: never | step (before the optimizer's step AT) | accumulate (between two micro-batches of step AT) | save (inside the AT-th
 checkpoint) | evaluate (inside an evaluation at step AT).
 """
@@ -11,13 +12,19 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bottega.core.textio import progress
+from bottega.core.types import Row, Source
+from bottega.data import shards
+from bottega.data.order import Banded
 from bottega.models.load import load
 from bottega.models.methods import method
 from bottega.train.assemble import assemble
+from bottega.train.curriculum import ByLoss
 from bottega.train.loop import Loop
+from bottega.train.mixture import Mixture, Phase
 from bottega.train.objectives import spec
 from bottega.train.scoring import validation, with_reference
 from bottega.train.settings import LoopSettings
@@ -56,6 +63,26 @@ def arm(loop: Loop, what: str, at: int) -> None:
         parts.wrapped.register_forward_pre_hook(hook)
 
 
+def source_of(rows: list[Row], kind: str, folder: Path) -> Source:
+    """The rows behind one of the sources: "", shards, mixture, schedule, length or loss."""
+    if kind == "shards":
+        place = folder.parent / f"{folder.name}-rows"
+        if not place.exists():
+            shards.write(place, rows, ids="uint16")
+        return Dataset(shards.ShardRows(place), batch=6, seed=5)
+    if kind == "mixture":
+        return Mixture([rows[:13], rows[13:]], [Phase(0, (0.7, 0.3))], batch=6, seed=5, caps=[None, 9])
+    if kind == "schedule":
+        phases = [Phase(0, (1.0, 0.0)), Phase(300, (0.5, 0.5)), Phase(600, (0.1, 0.9))]
+        return Mixture([rows[:13], rows[13:]], phases, batch=6, seed=5)
+    if kind == "length":
+        keys = np.array([row.num_tokens for row in rows])
+        return Dataset(rows, batch=6, seed=5, ordered=lambda epoch: Banded(keys, 5, epoch, bands=4))
+    if kind == "loss":
+        return ByLoss(rows, batch=6, seed=5, bands=4)
+    return Dataset(rows, batch=6, seed=5)
+
+
 def train(model: str, folder: str, objective: str, tune: str, what: str = "never", at: int = 0) -> None:
     """One training, to its end or its death."""
     loaded = load(model)
@@ -63,12 +90,13 @@ def train(model: str, folder: str, objective: str, tune: str, what: str = "never
     options = {"rank": 4, "dropout": 0.1} if tune == "lora" else {}
     attached = method(tune, **options).attach(loaded.model)
     settings = LoopSettings(steps=10, lr=5e-3, warmup=2, micro_tokens=60, save_every=3, eval_every=4, weight_decay=0.1)
+    objective, _, source = objective.partition(":")
     kind = "branches" if objective == "dpo" else "single"
     batch = rows(kind, count=20)
     parts = assemble(
         attached,
         spec(objective),
-        Dataset(batch, batch=6, seed=5),
+        source_of(batch, source, Path(folder)),
         settings,
         vocabulary=VOCABULARY,
         pad_id=0,

@@ -77,7 +77,8 @@ def check_resume(llama, tmp_path, references, objective, tune, what, at):
 
 
 @pytest.mark.parametrize(
-    ("objective", "tune", "what", "at"), [("sft", "full", "accumulate", 5), ("dpo", "lora", "save", 2)]
+    ("objective", "tune", "what", "at"),
+    [("sft", "full", "accumulate", 5), ("dpo", "lora", "save", 2), ("sft:loss", "full", "save", 2)],
 )
 def test_killed_and_continued_equals_never_killed(llama, tmp_path, references, objective, tune, what, at):
     check_resume(llama, tmp_path, references, objective, tune, what, at)
@@ -89,6 +90,13 @@ def test_killed_and_continued_equals_never_killed(llama, tmp_path, references, o
 @pytest.mark.parametrize(("what", "at"), KILLS)
 def test_killed_anywhere_and_continued_equals_never_killed(llama, tmp_path, references, objective, tune, what, at):
     check_resume(llama, tmp_path, references, objective, tune, what, at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["shards", "mixture", "schedule", "length", "loss"])
+@pytest.mark.parametrize(("what", "at"), KILLS)
+def test_every_source_goes_on_where_it_was_killed(llama, tmp_path, references, source, what, at):
+    check_resume(llama, tmp_path, references, f"sft:{source}", "full", what, at)
 
 
 def flip(path: Path) -> None:
