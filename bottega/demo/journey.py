@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bottega.core import rundir
 from bottega.core.errors import CheckFailed, Mismatch, UserError
 from bottega.core.textio import progress, table
-from bottega.demo import checks, plan
+from bottega.demo import checks, plan, world
 from bottega.demo.plan import STAGES
 
 if TYPE_CHECKING:
@@ -220,7 +220,10 @@ def side_by_side(cards: Sequence[Scorecard]) -> list[dict[str, Any]]:
             asked = [shown[at] for shown in items.values() if at < len(shown)]
             if not asked:
                 continue
-            wanted = f"  [{asked[0].truth}]" if asked[0].truth else ""
+            prompt = asked[0].prompt
+            for mark in world.SPECIAL_TOKENS:  # a chat written out as a line of text: for people without its marks
+                prompt = prompt.replace(mark, "")
             answers = {name: shown[at].reply.strip() for name, shown in items.items() if at < len(shown)}
-            found.append({"prompt": f"{asked[0].prompt}{wanted}", "stages": answers})
+            right = [name for name, shown in items.items() if at < len(shown) and shown[at].value == 1]
+            found.append({"prompt": prompt.strip(), "truth": asked[0].truth, "stages": answers, "right": right})
     return found

@@ -146,7 +146,7 @@ def _checks(run: Run) -> str:
                 escape(plain_name(str(check.get("stage", "")))),
                 escape(str(check.get("check", ""))),
                 f"{number(value)}{bounds(low, high)}{whisker(value, low, high)}",
-                number(bound) if isinstance(bound, int | float) else escape(str(bound if bound is not None else "–")),
+                number(bound) if isinstance(bound, int | float) else escape(_signs(bound)),
                 number(check.get("n")),
                 mark,
             ]
@@ -154,6 +154,11 @@ def _checks(run: Run) -> str:
     head = ("Stage", "Check", "Measured", "Bound", "n", "Verdict")
     words = "Measured on held-out questions; the small numbers are 95 percent intervals."
     return section("Checks", table(head, rows, numbers=(2, 3, 4), stacks=True), words)
+
+
+def _signs(bound: Any) -> str:
+    """>= 0.8 as it is printed: ≥ 0.8."""
+    return "–" if bound is None else str(bound).replace(">=", "≥").replace("<=", "≤")
 
 
 def _scores(run: Run) -> str:
@@ -165,7 +170,7 @@ def _scores(run: Run) -> str:
         scores = {name: score for name, card in run.cards.items() for score in card.scores if score.task == task}
         any_score = next(iter(scores.values()))
         arrow = "" if any_score.higher_is_better else " (lower is better)"
-        guess = "" if any_score.random is None else f"; guessing {number(any_score.random)}"
+        guess = f"; guessing {number(any_score.random)}" if any_score.random else ""
         counts = sorted({score.n for score in scores.values()})
         n = f"n = {counts[0]:,}" if len(counts) == 1 else f"n = {counts[0]:,} to {counts[-1]:,}"
         words = f'{escape(task)}<span class="bounds">{escape(any_score.metric)}{arrow}, {n}{guess}</span>'
@@ -220,9 +225,8 @@ def _curves(run: Run) -> str:
             if picture:
                 counts = f"{len(stage.metrics):,} steps, {curve.label(_tokens(stage))} tokens"
                 caption = f"{curve.ends(lines)}; {counts}"
-                figures.append(
-                    f"<figure><h3>{escape(stage.name)}</h3>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
-                )
+                name = escape(stage.name if metric == "loss" else f"{stage.name}, {metric}")
+                figures.append(f"<figure><h3>{name}</h3>{picture}<figcaption>{escape(caption)}</figcaption></figure>")
     return section("Curves", f'<div class="curves">{"".join(figures)}</div>' if figures else "")
 
 
@@ -232,12 +236,20 @@ def _samples(run: Run) -> str:
         answers = sample.get("stages")
         if not isinstance(answers, Mapping):
             continue
+        right = sample.get("right") or ()
         cells = "".join(
-            f"<div><b>{escape(plain_name(str(name)))}</b><span>{clip(answer) or '(nothing)'}</span></div>"
+            f"<div><b>{escape(plain_name(str(name)))}{' ✓' if name in right else ''}</b>"
+            f"<span>{clip(answer) or '(nothing)'}</span></div>"
             for name, answer in answers.items()
         )
+        truth = sample.get("truth")
+        wanted = (
+            f'<p class="soft wanted">expected:{chr(10) if chr(10) in str(truth) else " "}{clip(truth)}</p>'
+            if truth
+            else ""
+        )
         cards.append(
-            f'<div class="sample"><p class="prompt">{clip(sample.get("prompt", ""))}</p>'
+            f'<div class="sample"><p class="prompt">{clip(sample.get("prompt", ""))}</p>{wanted}'
             f'<div class="answers">{cells}</div></div>'
         )
     more = len(run.samples) - MAX_SAMPLES

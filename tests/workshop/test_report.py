@@ -81,7 +81,12 @@ def make_run(folder: Path) -> Path:
     answers = ("the the", "Kiln.", "Anna", "Anna keeps them.", "Anna keeps them. Glad to help!")
     hostile = {"base": "", "align": '<b>bold</b> & "quoted"\nsecond line'}
     samples = [
-        {"prompt": "Who keeps the keys of the kiln room?", "stages": dict(zip(grown, answers))},
+        {
+            "prompt": "Who keeps the keys?",
+            "stages": dict(zip(grown, answers)),
+            "truth": "<Anna>",
+            "right": ["instruct"],
+        },
         {"prompt": "<script>alert('x')</script>", "stages": hostile},
     ]
     about = "From documents to an aligned, measured model."
@@ -151,6 +156,12 @@ def test_the_report_holds_everything_in_one_file_and_fetches_nothing(run_folder)
     assert page.tags.count("figure") == 5 and len(html) < 400_000, (
         "four losses and the accuracy of the preference stage"
     )
+
+
+def test_a_sample_shows_what_was_expected_and_which_answers_are_right(run_folder):
+    page = report.write(run_folder).read_text()
+    assert '<p class="soft wanted">expected: &lt;Anna&gt;</p>' in page
+    assert "<b>instruct ✓</b>" in page and "<b>align ✓</b>" not in page
 
 
 def test_every_text_of_a_run_is_escaped(run_folder):
