@@ -63,12 +63,17 @@ def check_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> int:
     "clean",
     "bottega data clean chats.jsonl --step exact --step near --step personal --out clean",
     "bottega data clean docs --step near --set near.threshold=0.7 --out clean",
+    "bottega data clean chats.jsonl --erase anna@example.org --runs runs --out clean",
 )
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--step", "steps", multiple=True, metavar="STEP", help="A step, in order; default: exact, near.")
 @click.option("--set", "settings", multiple=True, metavar="STEP.OPTION=VALUE", help="An option of a step.")
 @click.option("--out", required=True, help="The folder for cleaned.jsonl, rejects.jsonl and clean.json.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of MinHash and pseudonyms.")
+@click.option(
+    "--erase", multiple=True, metavar="ROW", help="Leave out rows: a text in them, a file of rows, or a hash."
+)
+@click.option("--runs", default="runs", show_default=True, help="Where runs that hold an erased row are looked for.")
 @loss_option
 @format_option
 @columns_option

@@ -89,10 +89,15 @@ def whole(sample: Sample) -> str:
 
 def keys(sample: Sample) -> Iterator[bytes]:
     """8-byte hashes by which a sample is found again: of the whole sample, then of each of its texts."""
-    yield digest("row\0" + whole(sample))
+    yield row_key(sample)
     for text in texts(replace(sample, meta={})):
         if text.strip():
             yield text_key(text)
+
+
+def row_key(sample: Sample) -> bytes:
+    """The hash of the whole sample but its other columns."""
+    return digest("row\0" + whole(sample))
 
 
 def text_key(text: str) -> bytes:

@@ -16,6 +16,7 @@ from bottega.core import table
 from bottega.core.config import build, closest, convert, plain
 from bottega.core.errors import UserError
 from bottega.core.strictyaml import Path as Keys
+from bottega.data.clean.steps import STEPS
 from bottega.models.methods import METHODS
 from bottega.train.objectives import OBJECTIVES
 from bottega.train.settings import LR_OF_OPTIMIZER, OF_OPTIMIZER
@@ -68,10 +69,17 @@ def to_plain(recipe: Recipe, folder: Path | None = None) -> dict[str, Any]:
     for stage in data.pop("stages"):
         stage |= stage.pop("loop")
         for key in ("objective", "method"):
-            stage[key] = {"name": stage[key]["name"], **stage[key]["options"]}
+            stage[key] = _flat(stage[key])
+        validation = stage["validation"] or {}
+        for holder in (stage, *stage["data"], *validation.get("data", ())):
+            holder["clean"] = [_flat(step) for step in holder["clean"]] if holder["clean"] is not None else None
         stages.append({stage.pop("name"): without_none(stage)})
     data = without_none({**data, "stages": stages})
     return recipe_file.relative(data, folder) if folder else data
+
+
+def _flat(choice: dict[str, Any]) -> dict[str, Any]:
+    return {"name": choice["name"], **choice["options"]}
 
 
 def allow_loss(recipe: Recipe, rows: int) -> Recipe:
@@ -108,6 +116,10 @@ def _complete(recipe: Recipe) -> Recipe:
             )
         )
     return dataclasses.replace(recipe, stages=tuple(stages))
+
+
+def _with_step_defaults(steps: tuple[Choice, ...] | None) -> tuple[Choice, ...] | None:
+    return tuple(_with_defaults(choice, STEPS[choice.name]) for choice in steps) if steps is not None else None
 
 
 def _with_defaults(choice: Choice, target: str) -> Choice:

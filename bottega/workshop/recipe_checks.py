@@ -20,7 +20,7 @@ from bottega.train import trackers
 from bottega.train.objectives import OBJECTIVES
 from bottega.train.schedule import SCHEDULES
 from bottega.train.settings import OF_OPTIMIZER, LoopSettings, conflicts
-from bottega.workshop import recipe_file, recipe_mixtures
+from bottega.workshop import cleaning, recipe_file, recipe_mixtures
 from bottega.workshop.recipe_parts import ADAPTERS, MERGING, Choice, Recipe, Stage
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -99,6 +99,7 @@ def check(recipe: Recipe, marks: Marks) -> list[str]:
         following = recipe.stages[i + 1] if i + 1 < len(recipe.stages) else None
         mistakes += _check_stage(stage, following, marks, ("stages", i))
         mistakes += _check_text(stage, marks, ("stages", i))
+        mistakes += _check_clean(stage, marks, ("stages", i))
         mistakes += recipe_mixtures.check(stage, marks, ("stages", i))
     try:
         trackers.check(recipe.track)
@@ -146,6 +147,15 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
         fail("then", f"{stage.method.name} cannot be merged into the weights; leave `then` out to keep the adapter")
     if stage.then == "continue" and following and following.method != stage.method:
         fail("then", f"`then: continue` needs the same method in the stage {following.name}; write merge")
+    return mistakes
+
+
+def _check_clean(stage: Stage, marks: Marks, place: Keys) -> list[str]:
+    """Mistakes in the cleaning steps of a stage and of its sources."""
+    mistakes = [f"{marks.at((*place, 'clean'))}: {said}" for said in cleaning.check(stage.clean)]
+    for key, parts in (("data", stage.data), ("validation", stage.validation.data if stage.validation else ())):
+        for part in parts:
+            mistakes += [f"{marks.at((*place, key))}: {said}" for said in cleaning.check(part.clean)]
     return mistakes
 
 

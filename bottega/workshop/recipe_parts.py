@@ -44,6 +44,9 @@ class Part:
     epochs: float | None = option(None, "times through this source, at most, in the whole stage", above=0)
     format: str | None = option(None, "the format's name; default: found by looking")
     columns: dict[str, str] | None = option(None, "which column plays which part, for plain tables")
+    clean: tuple[Choice, ...] | None = option(
+        None, "cleaning steps for this source, in order: exact, near, personal, ..."
+    )
 
     @staticmethod
     def shorthand(value: Any) -> Any:
@@ -160,6 +163,9 @@ class Stage:
     mixture: MixtureShares | None = option(None, "how sources are mixed: a temperature, or a schedule of weights")
     curriculum: Curriculum | None = option(None, "the order of difficulty: length, loss or a column")
     validation: Validation | None = option(None, "rows kept out of training: a share or files")
+    clean: tuple[Choice, ...] | None = option(
+        None, "cleaning steps for the training rows of all sources together, before a share is kept out"
+    )
     template: str | None = option(None, "chat template: a name or a file; default: the tokenizer's own")
     mask: str = option("assistant", "which tokens are trained in chats: assistant, last, all, from:N")
     thinking: Literal["keep", "mask", "drop"] = option("keep", "what becomes of thinking blocks")

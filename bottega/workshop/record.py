@@ -20,6 +20,7 @@ from bottega.core.errors import Mismatch
 from bottega.data.sources import find
 from bottega.models.methods import METHODS
 from bottega.train.objectives import OBJECTIVES
+from bottega.workshop import cleaning
 from bottega.workshop.recipe import LOOP, Part, Recipe, Stage, without_none
 
 FREE = ("keep", "save_every", "samples", "allow_loss", "self_check")
@@ -41,7 +42,13 @@ def fingerprint(part: Part) -> dict[str, Any]:
         files.append({"name": name, "bytes": path.stat().st_size, "sha256": content})
         whole.update(f"{content}\0".encode())
     options = without_none(
-        {"weight": part.weight, "epochs": part.epochs, "format": part.format, "columns": part.columns}
+        {
+            "weight": part.weight,
+            "epochs": part.epochs,
+            "format": part.format,
+            "columns": part.columns,
+            "clean": cleaning.record(part.clean),
+        }
     )
     return {"sha256": whole.hexdigest(), "files": files, **options}
 
@@ -59,7 +66,7 @@ def stage_record(stage: Stage, seed: int) -> dict[str, Any]:
     if validation is not None:
         held_out = [fingerprint(part) for part in validation.data]
         data["validation"] = held_out if validation.share is None else [{"share": validation.share}]
-    return without_none({**kept, "seed": seed, **data})
+    return without_none({**kept, "clean": cleaning.record(stage.clean), "seed": seed, **data})
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:

@@ -13,9 +13,11 @@ from typing import Any
 
 from bottega.core.errors import UserError
 from bottega.core.types import Row
-from bottega.data import formats, prepare
+from bottega.data import prepare
 from bottega.data.blocks import Blocks, blocks
 from bottega.data.chat import Template
+from bottega.data.clean.account import Account
+from bottega.data.clean.held import Keys
 from bottega.data.holdout import hold_out
 from bottega.data.intake import Intake
 from bottega.data.shards import ShardRows
@@ -24,6 +26,7 @@ from bottega.data.tokenise import Corpus, shards
 from bottega.models.generate import context_limit
 from bottega.models.load import Loaded
 from bottega.train.objectives import OBJECTIVES
+from bottega.workshop.cleaning import Sources, read_sources
 from bottega.workshop.recipe import Part, Stage
 from bottega.workshop.shard_cache import cache_folder, num_workers, runner, tokenizer_identity
 
@@ -43,12 +46,17 @@ class StageRows:
     intakes: tuple[Intake, ...]
     held_out_intakes: tuple[Intake, ...] = ()
     notes: tuple[str, ...] = ()
+    cleaned: tuple[Account, ...] = ()
+    held: Keys | None = None
+    """The hashes of the rows, by which a run that holds one is found; None where the rows lie on disk."""
 
     def to_json(self) -> dict[str, Any]:
-        """As written to intake.json: the sums over the sources, then each source, then the held-out rows."""
+        """As written to intake.json: the sums over the sources, then each source, the cleaning steps, the held-out rows."""
+        cleaned = {"clean": [account.to_json() for account in self.cleaned]} if self.cleaned else {}
         return {
             **_summed([intake.to_json() for intake in self.intakes]),
             "sources": [intake.to_json() for intake in self.intakes],
+            **cleaned,
             "validation": [intake.to_json() for intake in self.held_out_intakes],
             "rows": {"train": [len(rows) for rows in self.train], "validation": len(self.held_out)},
         }
@@ -102,29 +110,43 @@ def read_rows(
         difficulty=stage.curriculum.by if stage.curriculum and stage.curriculum.by not in OWN_KEYS else None,
     )
     share = stage.validation.share if stage.validation else None
-    notes: tuple[str, ...] = ()
     on_disk, why = shards_wanted(stage)
-    if on_disk and not share:
-        notes = (why,)
+    in_memory = _why_in_memory(stage)
+    sources: Sources | None = None
+    if on_disk and not in_memory:
+        notes: tuple[str, ...] = (why,)
         kept = _Cache(stage=stage, loaded=loaded, template=template, plan=plan, note=note)
         made = [kept.rows(part) for part in stage.data]
-        held_samples = [_samples(part) for part in (stage.validation.data if stage.validation else ())]
+        files = stage.validation.data if stage.validation else ()
+        held_samples = read_sources(files, None, seed=seed, held=Keys()).found
     else:
-        found, held_samples, notes = _read(stage, kind, share, seed)
+        found, held_samples, sources, notes = _read(stage, kind, share, seed)
         if on_disk:
-            notes += (f"{why}, but validation: {share} compares all rows with one another, so they are in memory",)
+            notes += (f"{why}, but {in_memory}, so they are in memory",)
         made = [_tokenised(samples, stage, loaded, template, plan) for samples in found]
-    held = [_tokenised(samples, stage, loaded, template, plan) for samples in held_samples]
-    train, held_rows = [rows for rows, _ in made], [row for rows, _ in held for row in rows]
+        made = [(rows, sources.told(i, intake)) for i, (rows, intake) in enumerate(made)]
+    held_out = [_tokenised(samples, stage, loaded, template, plan) for samples in held_samples]
+    train, held_rows = [rows for rows, _ in made], [row for rows, _ in held_out for row in rows]
     if stage.blocks:
         train = [blocks(rows, length=plan.max_tokens) for rows in train]
     return StageRows(
         train=_numbered(train),
         held_out=list(_numbered([held_rows])[0]),
         intakes=tuple(intake for _, intake in made),
-        held_out_intakes=tuple(intake for _, intake in held),
+        held_out_intakes=tuple(intake for _, intake in held_out),
         notes=notes,
+        cleaned=tuple(sources.accounts) if sources else (),
+        held=sources.held if sources else None,
     )
+
+
+def _why_in_memory(stage: Stage) -> str:
+    """What needs all rows at once; nothing where they may lie on disk."""
+    if stage.validation and stage.validation.share:
+        return f"validation: {stage.validation.share} compares all rows with one another"
+    if stage.clean or any(part.clean for part in stage.data):
+        return "clean: rows are cleaned in one pass (`bottega data clean` beforehand keeps them on disk)"
+    return ""
 
 
 def shards_wanted(stage: Stage) -> tuple[bool, str]:
@@ -174,19 +196,16 @@ def _tokenised(
 
 def _read(
     stage: Stage, kind: str, share: float | None, seed: int
-) -> tuple[list[list[Any]], list[list[Any]], tuple[str, ...]]:
-    """The samples of each source, the held-out ones, and what to say about them."""
-    found = [_samples(part) for part in stage.data]
-    held_out = [_samples(part) for part in (stage.validation.data if stage.validation else ())]
-    notes: tuple[str, ...] = ()
+) -> tuple[list[list[Any]], list[list[Any]], Sources, tuple[str, ...]]:
+    """The cleaned samples of each source, the held-out ones, what cleaning did, and what to say about them."""
+    held = Keys()
+    sources = read_sources(stage.data, stage.clean, seed=seed, held=held)
+    apart_files = read_sources(stage.validation.data if stage.validation else (), None, seed=seed, held=held)
+    sources.accounts += apart_files.accounts
     if share:
-        apart = hold_out(found, share=share, seed=seed, passages=kind == "text")
-        found, held_out, notes = apart.train, [apart.held_out], apart.notes
-    return found, held_out, notes
-
-
-def _samples(part: Part) -> list[Any]:
-    return list(formats.samples(part.path, format=part.format, columns=part.columns))
+        apart = hold_out(sources.found, share=share, seed=seed, passages=kind == "text")
+        return apart.train, [apart.held_out], sources, apart.notes
+    return sources.found, apart_files.found, sources, ()
 
 
 def _numbered(sources: Sequence[Sequence[Row]]) -> list[Sequence[Row]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bottega.core import rundir
 from bottega.core.textio import progress
+from bottega.workshop.cleaning import HELD, write_held
 from bottega.workshop.interrupt import REASON, Interrupts, Watched
 from bottega.workshop.record import Record, stage_record
 
@@ -112,6 +113,8 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
         bench = build.assemble_stage(setup, show)
         shown[-1].loop = bench.loop
         rundir.write_json(folder / "intake.json", seen_from(this.folder, bench.rows.to_json()))
+        held_out = stage.validation.data if stage.validation else ()
+        write_held(folder / HELD, bench.rows.held, (*stage.data, *held_out))
         for line in _account(bench.rows):
             shown[-1].note(line)
         this.interrupts.check()
@@ -130,10 +133,13 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
 
 def _account(rows: StageRows) -> list[str]:
     """What became of the rows that were read, held-out ones too."""
+    from bottega.data.clean.account import render
+
     lines = [line for intake in rows.intakes for line in intake.render().splitlines()]
     for intake in rows.held_out_intakes:
         first, *more = intake.render().splitlines()
         lines += [f"validation {first}", *more]
+    lines += [f"clean: {line}" for account in rows.cleaned for line in render(account.to_json())]
     return [*lines, *(f"note: {note}" for note in rows.notes)]
 
 

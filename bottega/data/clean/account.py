@@ -18,10 +18,11 @@ SHOWN = 80
 
 
 class Item(NamedTuple):
-    """A sample on its way through the steps, and the number of the source it came from."""
+    """A sample on its way through the steps, the number of the source it came from, and its hash as it was read."""
 
     source: int
     sample: Sample
+    origin: bytes = b""
 
 
 class Rejected(NamedTuple):
@@ -30,6 +31,10 @@ class Rejected(NamedTuple):
     item: Item
     step: str
     reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason} {self.detail}".rstrip()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,9 +61,9 @@ class Account:
     def reject(self, item: Item, reason: str, *, detail: str = "", shown: str = "") -> None:
         """Leave `item` out; `reason` is counted, `detail` says more, `shown` is a text to show the beginning of."""
         self.rejected[reason] += 1
-        full = f"{reason} {detail}".rstrip()
-        self.example(f"{item.sample.where}: {full}" + (f": {excerpt(shown)}" if shown else ""))
-        self.sink(Rejected(item, self.name, full))
+        rejected = Rejected(item, self.name, reason, detail)
+        self.example(f"{item.sample.where}: {rejected}" + (f": {excerpt(shown)}" if shown else ""))
+        self.sink(rejected)
 
     def example(self, text: str) -> None:
         """Keep an example while there is room; it must not hold personal data."""

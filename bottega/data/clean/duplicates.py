@@ -58,14 +58,14 @@ class near:
             for item in items:
                 index.add(text_of(item.sample))
                 with disk_errors(tempfile.gettempdir()):
-                    spool.write(f"{item.source}\t{dumps(item.sample)}\n".encode("ascii"))
+                    spool.write(f"{item.source}\t{item.origin.hex()}\t{dumps(item.sample)}\n".encode("ascii"))
             leaders = index.leaders()
             spool.seek(0)
             first: dict[int, Where] = {}
             led = {leader for place, leader in enumerate(leaders) if leader != place}
             for place, line in enumerate(spool):
-                source, _, text = line.decode("ascii").partition("\t")
-                item = Item(int(source), loads(text))
+                source, origin, text = line.decode("ascii").split("\t", 2)
+                item = Item(int(source), loads(text), bytes.fromhex(origin))
                 if leaders[place] == place:
                     if place in led:
                         first[place] = item.sample.where

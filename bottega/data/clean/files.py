@@ -20,7 +20,8 @@ from bottega.core.errors import UserError
 from bottega.core.types import Conversation, Document, Preference, Sample, Where
 from bottega.data import convert
 from bottega.data.clean.account import Account, Item, Rejected
-from bottega.data.clean.steps import cleaned
+from bottega.data.clean.held import erase
+from bottega.data.clean.steps import cleaned, through
 from bottega.data.formats import samples, to_json
 from bottega.data.intake import Ledger
 from bottega.data.sources import Problem
@@ -38,6 +39,7 @@ def clean(
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
     allow_loss: int | None = None,
+    erasing: erase | None = None,
 ) -> dict[str, Any]:
     """Clean files into the folder `out`; returns the account, as written to clean.json.
 
@@ -45,7 +47,7 @@ def clean(
 
     Args:
         choices: (step, options) in order. seed: of MinHash and of pseudonyms. allow_loss: rows that cannot be used and
-            may be left out (default: as for a run).
+            may be left out (default: as for a run). erasing: rows that go before the first step.
 
     Raises:
         UserError: a mistake in a step, rows that cannot be used, several kinds of rows at once, or no row left.
@@ -56,15 +58,19 @@ def clean(
         kept, gone = (stack.enter_context(_draft(folder / name)) for name in (CLEANED, REJECTS))
 
         def reject(rejected: Rejected) -> None:
-            _line(gone, rejected.step, rejected.reason, rejected.item.sample.where)
+            _line(gone, rejected.step, str(rejected), rejected.item.sample.where)
 
         items = _items(samples(paths, format=format, columns=columns), ledger, gone)
+        erased = Account(name="erase", options={}, seed=seed, sink=reject)
+        if erasing is not None:
+            items = through(items, erasing, erased)
         stream, accounts = cleaned(items, choices, seed=seed, sink=reject)
+        accounts = [erased, *accounts] if erasing is not None else accounts
         for item in stream:
             kinds[type(item.sample).__name__] += 1
             kept.write(to_json(record(item.sample)) + "\n")
         _check(kinds, accounts, ledger)
-        intake = ledger.close(taken=kinds.total(), tokens=0, trained=0)
+        intake = ledger.close(taken=kinds.total() + erased.rejected.total(), tokens=0, trained=0)
         report = {
             "files": dict(intake.files),
             "seed": seed,
@@ -117,7 +123,7 @@ def _check(kinds: Counter[str], accounts: Sequence[Account], ledger: Ledger) -> 
     if len(kinds) > 1:
         have = " and ".join(f"{count:,} {name.lower()} rows" for name, count in sorted(kinds.items()))
         raise UserError(f"the files hold {have}, which do not go into one file; clean them one kind at a time")
-    if not kinds and accounts and ledger.read > sum(ledger.bad.values()):
+    if not kinds and not any(a.rejected["erased"] for a in accounts) and ledger.read > sum(ledger.bad.values()):
         went = ", ".join(f"{a.name} {sum(a.rejected.values()):,}" for a in accounts if a.rejected)
         first = next((a.examples[0] for a in accounts if a.examples), "")
         raise UserError(f"no row is left after cleaning ({went}; e.g. {first}); loosen a step or leave it out")

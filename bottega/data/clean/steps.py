@@ -78,9 +78,14 @@ def cleaned(
     for name, options in choices:
         function, full = step(name, options)
         account = Account(name=name, options=full, seed=seed, sink=sink)
-        stream = _kept(function(account.counted(stream), account), account)
+        stream = through(stream, function, account)
         accounts.append(account)
     return stream, accounts
+
+
+def through(items: Iterator[Item], function: Step, account: Account) -> Iterator[Item]:
+    """The items that pass one step, counted."""
+    return _kept(function(account.counted(items), account), account)
 
 
 def _kept(items: Iterator[Item], account: Account) -> Iterator[Item]:
