@@ -89,7 +89,9 @@ def clean_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> int:
 @verb(data, "convert", "bottega data convert alpaca.json --to messages --out chats.jsonl")
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--to", default="messages", show_default=True, help="The format to write.")
-@click.option("--out", required=True, help="The file to write: .jsonl, .json or .csv.")
+@click.option(
+    "--out", required=True, help="The file to write: .jsonl, .json or .csv; NAME.mds: a folder of MDS shards."
+)
 @loss_option
 @format_option
 @columns_option

@@ -1,4 +1,4 @@
-"""Samples back to records of another format, and files of them: jsonl, json, csv.
+"""Samples back to records of another format, and files of them: jsonl, json, csv, MDS shards.
 
 Left out: formats with less room than a row needs; such a row is named and counted, not squeezed.
 """
@@ -15,6 +15,7 @@ from typing import Any
 from bottega.core.errors import UserError
 from bottega.core.rundir import atomic_write
 from bottega.core.types import Conversation, Document, Labelled, Preference, Sample, Turn
+from bottega.data import mds
 from bottega.data.formats import samples, to_json
 from bottega.data.intake import Ledger
 from bottega.data.sources import Problem
@@ -168,7 +169,7 @@ def convert(
     columns: Mapping[str, str] | None = None,
     allow_loss: int | None = None,
 ) -> dict[str, Any]:
-    """Write the rows in another format to `out` (.jsonl, .json or .csv); returns the account.
+    """Write the rows in another format to `out` (.jsonl, .json, .csv, or a folder name.mds of shards); returns the account.
 
     Raises:
         UserError: an unknown format or suffix, or more rows than `allow_loss` (default: as for a run) that cannot be
@@ -177,8 +178,8 @@ def convert(
     if to not in WRITERS:
         raise UserError(f"cannot write the format {to!r}; choose one of {', '.join(WRITERS)}")
     file = Path(out)
-    if file.suffix not in (".jsonl", ".json", ".csv"):
-        raise UserError(f"cannot write {file.name}; give a name that ends in .jsonl, .json or .csv")
+    if file.suffix not in (".jsonl", ".json", ".csv", mds.SUFFIX):
+        raise UserError(f"cannot write {file.name}; give a name that ends in .jsonl, .json, .csv or .mds (a folder)")
     ledger = Ledger(allow_loss)
     records: list[Record] = []
     for sample in samples(paths, format=format, columns=columns):
@@ -191,7 +192,11 @@ def convert(
         except BadRow as error:
             ledger.problem(Problem(sample.where._replace(column=error.column), error.reason))
     intake = ledger.close(taken=len(records), tokens=0, trained=0)
-    atomic_write(file, _written(records, file.suffix))
+    if file.suffix == mds.SUFFIX:
+        plain = [json.loads(to_json(record)) for record in records]
+        mds.write(file, plain, columns=mds.columns_of(plain))
+    else:
+        atomic_write(file, _written(records, file.suffix))
     return {
         "out": str(file),
         "format": to,

@@ -1,4 +1,4 @@
-"""Files to records: json, jsonl, csv, tsv, parquet, arrow, and documents, each record with the place it was read at.
+"""Files to records: json, jsonl, csv, tsv, parquet, arrow, MDS shards and documents, each record with the place it was read at.
 
 Left out: remote sources (SQL, Hub, object stores), compressed files; what a record means is the business of formats.py.
 
@@ -17,10 +17,10 @@ from typing import IO, Any, NamedTuple
 
 from bottega.core.errors import UserError
 from bottega.core.types import Where
-from bottega.data import documents
+from bottega.data import documents, mds
 
 MAX_LINE_BYTES = 64_000_000
-TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".mds")
 LINES = (".jsonl", ".ndjson")
 SUFFIXES = (*TABLES, *documents.SUFFIXES)
 CHUNK = 1 << 20
@@ -63,6 +63,8 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
             inside = [file for file in inside if not any(p.startswith(".") for p in file.relative_to(path).parts)]
+            mds.refuse_compressed(path)
+            inside = [file for file in inside if not mds.is_index(file)]
             if not inside:
                 raise UserError(f"the folder {path} holds no file to read; expected one of {' '.join(SUFFIXES)}")
             found += inside
@@ -135,6 +137,8 @@ def _read_file(path: Path) -> Iterator[Read]:
         return _read_json(path)
     if suffix in (".csv", ".tsv"):
         return _read_csv(path, "\t" if suffix == ".tsv" else ",")
+    if suffix == mds.SUFFIX:
+        return _read_mds(path)
     if suffix in TABLES:
         return _read_arrow(path)
     return _read_document(path)
@@ -319,6 +323,13 @@ def _arrow_batches(path: Path, pyarrow: Any) -> Iterator[Any]:
             return
         for index in range(opened.num_record_batches):
             yield opened.get_batch(index)
+
+
+def _read_mds(path: Path) -> Iterator[Read]:
+    """Samples of a shard; arrays as lists, so that a record is what a line of JSON would be."""
+    for number, sample in enumerate(mds.read_shard(path), 1):
+        record = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in sample.items()}
+        yield Where(str(path), number), record
 
 
 def _read_document(path: Path) -> Iterator[Read]:

@@ -208,7 +208,7 @@ def test_a_conversion_that_cannot_be_is_refused(write, tmp_path):
     path = write("a.jsonl", CHATS)
     with pytest.raises(UserError, match="cannot write the format 'xml'; choose one of messages"):
         convert(path, to="xml", out=tmp_path / "o.jsonl")
-    with pytest.raises(UserError, match="give a name that ends in .jsonl, .json or .csv"):
+    with pytest.raises(UserError, match="give a name that ends in .jsonl, .json, .csv or .mds"):
         convert(path, to="messages", out=tmp_path / "o.xml")
     with pytest.raises(UserError, match="a conversation cannot be written as a preference; 2 of 2 rows"):
         convert(path, to="preference", out=tmp_path / "o.jsonl")
