@@ -129,7 +129,7 @@ def check_encoding(name: str, encoding: str, where: str) -> None:
     """An encoding that can be read and written.
 
     Raises:
-        Unsafe: it is pickle. UserError: it is none that is known here.
+        Unsafe: it is pickled. UserError: it is none that is known here.
     """
     base = encoding.partition(":")[0]
     if base in PICKLED:
