@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
+from pathlib import Path
 
 PEAK_TFLOPS = {
     "H200": 989.0,
@@ -45,12 +46,49 @@ def peak_flops() -> float:
     return 2 * 512**3 / best
 
 
+def host_memory() -> dict[str, int]:
+    """Total and available memory of the machine in bytes, under the container's limit if there is one."""
+    import psutil
+
+    facts = psutil.virtual_memory()
+    total, available = facts.total, facts.available
+    limit_file, used_file = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit_file.is_file() and used_file.is_file():
+        limit = limit_file.read_text().strip()
+        if limit.isdigit() and int(limit) < total:
+            total = int(limit)
+            available = min(available, max(0, total - int(used_file.read_text())))
+    return {"total_bytes": total, "available_bytes": available}
+
+
+def free_memory_bytes() -> int:
+    """What this process may still take: what is available, and no more than its own limits (ulimit -v, -d) leave."""
+    free = host_memory()["available_bytes"]
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return free
+    import psutil
+
+    held = psutil.Process().memory_info()
+    for limit, used in ((resource.RLIMIT_AS, held.vms), (resource.RLIMIT_DATA, getattr(held, "data", 0))):
+        soft = resource.getrlimit(limit)[0]
+        if soft != resource.RLIM_INFINITY:
+            free = min(free, max(0, soft - used))
+    return free
+
+
+def resident_bytes() -> int:
+    """Memory of the machine that this process holds now."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
 def memory_gb() -> float:
     """Memory held now, in GB: of the GPU where there is one, else resident memory of this process."""
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
-    import psutil
-
-    return psutil.Process().memory_info().rss / 1e9
+    return resident_bytes() / 1e9

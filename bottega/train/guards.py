@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bottega.core.errors import DoesNotFit, UserError
+from bottega.core.errors import UserError
 from bottega.core.types import Row
 
 
@@ -92,13 +92,17 @@ def heaviest(steps: Iterable[Sequence[Row]]) -> tuple[Sequence[Row], int]:
     return most, total
 
 
-def memory_errors(error: BaseException) -> DoesNotFit | None:
-    """The clear sentence for an out-of-memory error; None for any other."""
+def out_of_memory(error: BaseException) -> str | None:
+    """What an out-of-memory error says; None for any other error."""
     text = str(error)
-    out = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in text
-    if not out:
-        return None
-    return DoesNotFit(
-        "a micro-batch does not fit in memory: lower micro_tokens, set checkpointing: true, or use method: lora "
-        f"({text.splitlines()[0][:120] if text else 'out of memory'})"
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in text:
+        return text.splitlines()[0][:120] if text else "out of memory"
+    return None
+
+
+def too_small(cause: str) -> str:
+    """The sentence for a row that does not fit alone, with the settings that would help."""
+    return (
+        f"one row at a time does not fit in memory ({cause}): lower max_tokens, set checkpointing: true, "
+        "or use method: lora"
     )

@@ -16,15 +16,14 @@ from bottega.core import devices
 from bottega.core.errors import Diverged, UserError
 from bottega.core.rundir import append_jsonl
 from bottega.core.types import Progress, Row
-from bottega.train import evaluation, resume
+from bottega.train import evaluation, fit, resume
 from bottega.train.diagnosis import locate
 from bottega.train.guards import SelfCheck
 from bottega.train.metrics import averages
-from bottega.train.parts import Outcome, Parts
+from bottega.train.parts import Fit, Outcome, Parts
 from bottega.train.precision import finish_gradient
 from bottega.train.schedule import scale_at
 from bottega.train.settings import LoopSettings
-from bottega.train.step import backward, memory, try_heaviest
 from bottega.train.watch import Why, sentence
 
 __all__ = ["Loop", "Outcome", "Parts"]
@@ -39,7 +38,7 @@ class Loop:
 
     def __init__(self, parts: Parts, settings: LoopSettings, folder: Path, progress: Progress) -> None:
         self.parts, self.settings, self.folder, self.progress = parts, settings, folder, progress
-        self.state = resume.State()
+        self.state = resume.State(fit=Fit(tokens=settings.score_tokens))
         self.saved_step = -1
         learn = sum(p.numel() for p in parts.scorer.parameters() if p.requires_grad)
         self.flops_per_token = 4 * sum(p.numel() for p in parts.scorer.parameters()) + 2 * learn
@@ -65,7 +64,7 @@ class Loop:
         if self.step == 0:
             if self.settings.self_check:
                 self.check = SelfCheck(self.parts.scorer, steps=min(self.settings.self_check, self.settings.steps))
-            try_heaviest(self.parts, self.settings)
+            self.state.fit = fit.begin(self.parts, self.settings, self.progress.note)
             if self.settings.on_nonfinite == "rollback":
                 self._save()  # what a failure before the first checkpoint goes back to
         while self.step < self.settings.steps and self.outcome.reason == "steps":
@@ -131,10 +130,10 @@ class Loop:
             rows = parts.spec.prepare(rows, self._score)
         lr = self._set_rate()
         heard: dict[int, float] | None = {} if parts.source.listens else None
-        with memory():
-            sums, counts = backward(parts, rows, micro_tokens=settings.micro_tokens, step=state.step + 1, heard=heard)
+        step = state.step + 1
+        sums, counts = fit.gradient(parts, rows, state.fit, step=step, heard=heard, note=self.progress.note)
         metrics = averages(sums, counts)
-        scaled, step = parts.loss_scale, state.step + 1
+        scaled = parts.loss_scale
         norm = finish_gradient(parts.scorer.parameters(), parts.optimizer, clip=settings.clip, scale=scaled, step=step)
         overflow = scaled is not None and math.isfinite(metrics["loss"]) and not scaled.judge(norm, step)
         why = None if overflow else state.watch.judge(metrics["loss"], norm, settings)
@@ -234,7 +233,7 @@ class Loop:
         """Per row, arrays of `needs` over its supervised tokens, without gradient: for `prepare`."""
         from bottega.train.scoring import score_rows
 
-        return score_rows(self.parts, rows, needs, view=view, micro_tokens=self.settings.micro_tokens)
+        return score_rows(self.parts, rows, needs, view=view, micro_tokens=self.settings.score_tokens)
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluation metrics with `eval.` in front; the best is remembered and saved."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,21 @@ def layers(model: nn.Module) -> nn.ModuleList:
     lists = [module for module in trunk(model).modules() if isinstance(module, nn.ModuleList)]
     assert lists, "the trunk holds no list of layers"
     return max(lists, key=len)
+
+
+def is_replica(module: nn.Module) -> bool:
+    """Whether gradients are summed over ranks at the end of a backward pass, and nowhere else."""
+    return isinstance(module, nn.parallel.DistributedDataParallel)
+
+
+def average_gradients(world: World, parameters: Iterable[nn.Parameter]) -> None:
+    """What a replica's last backward pass does to gradients, done on its own: their mean over ranks."""
+    for parameter in parameters:
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= world.size
 
 
 @contextlib.contextmanager

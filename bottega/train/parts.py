@@ -1,4 +1,4 @@
-"""What the loop is made of and what it leaves: the built parts, and how a run ended.
+"""What the loop is made of and what it leaves: the built parts, what fits in memory, and how a run ended.
 
 Left out: building them (assemble.py) and using them (loop.py, step.py).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -40,6 +41,20 @@ class Parts:
     def num_prefix(self) -> int:
         """Virtual positions before every sequence."""
         return self.attached.inputs.num_prefix if self.attached.inputs else 0
+
+
+@dataclass(kw_only=True, slots=True)
+class Fit:
+    """Part of every checkpoint. tokens: the limit of a micro-batch now; most: what the memory budget allows a single row (0:
+    nobody counted). proven: the largest micro-batch that has gone through in this process."""
+
+    tokens: int = 0
+    most: int = 0
+    proven: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As a checkpoint holds it."""
+        return {"tokens": self.tokens, "most": self.most}
 
 
 @dataclass(kw_only=True, slots=True)

@@ -16,7 +16,7 @@ import torch
 from bottega.core.errors import UserError
 from bottega.core.rundir import atomic_write, trim_jsonl
 from bottega.train import checkpoint
-from bottega.train.parts import Outcome, Parts
+from bottega.train.parts import Fit, Outcome, Parts
 from bottega.train.precision import LossScale
 from bottega.train.settings import LoopSettings
 from bottega.train.watch import Watch
@@ -34,6 +34,7 @@ class State:
     bad_evaluations: int = 0
     outcome: Outcome = field(default_factory=Outcome)
     watch: Watch = field(default_factory=Watch)
+    fit: Fit = field(default_factory=Fit)
 
     def to_json(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
@@ -44,6 +45,7 @@ class State:
             "tokens_seen": self.tokens_seen,
             "bad_evaluations": self.bad_evaluations,
             "watch": self.watch.to_json(),
+            "fit": self.fit.to_json(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "outcome": {
@@ -62,7 +64,12 @@ class State:
         if outcome.reason == "interrupted":  # a signal had asked for this checkpoint; now it goes on
             outcome.reason = "steps"
         names = ("step", "cursor", "tokens_seen", "bad_evaluations")
-        return cls(**{name: data[name] for name in names}, outcome=outcome, watch=Watch(**data.get("watch", {})))
+        return cls(
+            **{name: data[name] for name in names},
+            outcome=outcome,
+            watch=Watch(**data["watch"]),
+            fit=Fit(**data["fit"]),
+        )
 
 
 def resume(parts: Parts, folder: Path, note: Callable[[str], None]) -> State:
@@ -102,7 +109,7 @@ def roll_back(parts: Parts, folder: Path, state: State, note: Callable[[str], No
         raise UserError("on_nonfinite: rollback has no checkpoint to go back to: set save_every lower")
     back = State.from_json(_put_back(parts, path))
     back.cursor, back.watch = state.cursor, state.watch
-    back.tokens_seen = state.tokens_seen
+    back.tokens_seen, back.fit = state.tokens_seen, state.fit
     note(f"back to the weights of step {back.step}; the data goes on behind the batch")
     return back
 

@@ -18,14 +18,17 @@ OF_OPTIMIZER: dict[str, dict[str, Any]] = {"lion": {"beta2": 0.99}, "schedule_fr
 """Defaults that are other for an optimizer than for AdamW."""
 LR_OF_OPTIMIZER = {"lion": 0.2}
 """Factor on a method's usual learning rate, where an optimizer's steps are of another size than AdamW's."""
+SCORE_TOKENS = 8192
+"""Tokens of a micro-batch where nobody says how many."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopSettings:
     """What the loop itself reads, frozen for the run.
 
-    steps: optimizer steps. micro_tokens: most tokens of a micro-batch, padding counted. lr: peak learning rate.
-    schedule, warmup (steps), decay (share, for wsd), floor: see schedule.py. optimizer: a name of optim.OPTIMIZERS;
+    steps: optimizer steps. micro_tokens: most tokens of a micro-batch, padding counted (auto: as many as
+    fit). memory_gb: what this process may hold, checked on a CPU before a micro-batch is tried (0: what is free). lr: peak
+    learning rate. schedule, warmup (steps), decay (share, for wsd), floor: see schedule.py. optimizer: a name of optim.OPTIMIZERS;
     beta1 (SGD's momentum too), beta2, eps, and momentum (Muon's) are its own. optimizer_states: where they live:
     device, host (memory beside a GPU) or file (a mapped file). step_in_backward: every parameter steps as soon as its
     gradient is complete, and the gradient is freed. clip: largest gradient norm (0: none). eval_every, save_every: in
@@ -46,7 +49,8 @@ class LoopSettings:
     """
 
     steps: int
-    micro_tokens: int = 8192
+    micro_tokens: int | Literal["auto"] = 8192
+    memory_gb: float = 0.0
     lr: float = 1e-3
     schedule: str = "cosine"
     warmup: int = 0
@@ -78,6 +82,11 @@ class LoopSettings:
     precision: Literal["fp32", "bf16", "bf16-true", "fp16"] = "fp32"
     loss_scale: float = 65536.0
     compile: bool | Literal["auto"] = "auto"
+
+    @property
+    def score_tokens(self) -> int:
+        """Most tokens of a micro-batch that is only scored."""
+        return SCORE_TOKENS if self.micro_tokens == "auto" else self.micro_tokens
 
     def __post_init__(self) -> None:
         for spec in fields(self):

@@ -5,37 +5,32 @@ Left out: what is done with the gradient (loop.py) and losses that join the whol
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from bottega.core.errors import UserError
+from bottega.core.errors import DoesNotFit, UserError
 from bottega.core.types import Row, Targets, Tokens
 from bottega.data.pack import micro_batches
 from bottega.models.layout import Layout, lay
 from bottega.train import checkpoint, parallel
 from bottega.train.coupled import coupled_backward
-from bottega.train.guards import heaviest, memory_errors
-from bottega.train.parts import Parts
-from bottega.train.settings import LoopSettings
+from bottega.train.guards import out_of_memory, too_small
+from bottega.train.parts import Fit, Parts
 
-LOOK_AHEAD = 10_000
-"""Steps among which the heaviest is looked for."""
-PRELUDE_SHARE = 0.02
-"""Of the run's tokens, what trying the heaviest micro-batch first may cost."""
+EVERYTHING = 1 << 60
+"""Of a rank on which all fitted: the limit it would try."""
 
 
-@contextlib.contextmanager
-def memory() -> Iterator[None]:
-    """Turns running out of memory into one clear sentence."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        clear = memory_errors(error)
-        if clear is None:
-            raise
-        raise clear from error
+class TooLarge(Exception):
+    """A micro-batch did not fit in memory. smaller: the limit to try with (0: it was a row alone); cause: the sentence behind it.
+
+    Never seen outside the loop (fit.py turns it into another try, or into DoesNotFit).
+    """
+
+    def __init__(self, smaller: int, cause: str) -> None:
+        super().__init__(cause)
+        self.smaller, self.cause = smaller, cause
 
 
 def lay_down(parts: Parts, rows: Sequence[Row]) -> tuple[Layout, Targets]:
@@ -43,16 +38,19 @@ def lay_down(parts: Parts, rows: Sequence[Row]) -> tuple[Layout, Targets]:
     return lay(rows, packed=parts.packed, pad_id=parts.pad_id, num_prefix=parts.num_prefix)
 
 
+def size_of(parts: Parts, rows: Sequence[Row]) -> int:
+    """Tokens of `rows` as one micro-batch, padding counted."""
+    if parts.packed:
+        return sum(row.num_tokens for row in rows)
+    lengths = [len(row.prefix.ids) + len(branch.ids) for row in rows for branch in row.branches]
+    return len(lengths) * max(lengths, default=0)
+
+
 def plan(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> list[list[Row]]:
     """This rank's rows in micro-batches; every rank has equally many, an empty one where rows run out."""
     world = parts.world
     mine = rows[world.rank :: world.size]
-    sizes = [
-        row.num_tokens
-        if parts.packed
-        else len(row.branches) * max(len(row.prefix.ids) + len(b.ids) for b in row.branches)
-        for row in mine
-    ]
+    sizes = [size_of(parts, [row]) for row in mine]
     cut = micro_batches(sizes, max_tokens=micro_tokens, packed=parts.packed)
     wanted = parallel.most(world, len(cut))
     if len(cut) < wanted and len(mine) >= wanted:
@@ -62,44 +60,108 @@ def plan(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> list[list[R
 
 
 def backward(
-    parts: Parts, rows: Sequence[Row], *, micro_tokens: int, step: int, heard: dict[int, float] | None = None
+    parts: Parts, rows: Sequence[Row], fit: Fit, *, step: int, heard: dict[int, float] | None = None
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Gradient of the global batch into .grad; the sums of its metrics and the counts of its units.
 
     Args:
-        step: the step's number, for messages. heard: is given the loss of every row, by index, for a source that listens.
+        fit: the limit of a micro-batch; hears how large the ones were that went through. step: its number, for messages.
+        heard: is given the loss of every row, by index, for a source that listens.
 
     Raises:
-        UserError: the batch has no token to learn.
+        UserError: the batch has no token to learn. TooLarge: a micro-batch does not fit, on this rank or another.
     """
     world = parts.world
-    batches = plan(parts, rows, micro_tokens=micro_tokens)
+    batches = plan(parts, rows, micro_tokens=fit.tokens)
+    largest = parallel.most(world, max(size_of(parts, batch) for batch in batches))
+    if fit.most and largest > fit.most:
+        raise TooLarge(0, f"a row of {largest} tokens, where memory is left for {fit.most}")
     if parts.spec.coupled:
         laid = [lay_down(parts, batch) for batch in batches if batch]
-        return coupled_backward(parts.wrapped, parts.spec, laid, world)
+        try:
+            return coupled_backward(parts.wrapped, parts.spec, laid, world)
+        except (MemoryError, RuntimeError) as error:
+            raise _too_large(parts, error, max(batches, key=lambda batch: size_of(parts, batch))) from None
     laid = [lay_down(parts, batch or [_nothing(rows[0])]) for batch in batches]
+    counts = _count(parts, batches, laid)
+    if counts["tokens"] == 0:
+        raise UserError(f"step {step}: none of the {len(rows)} rows has a token to learn")
+    sums: dict[str, float] = {}
+    mine: dict[str, float] | None = None if heard is None else dict.fromkeys((str(row.index) for row in rows), 0.0)
+    # A size that has not gone through yet may fail on one rank alone, so that nothing waits for others before all have agreed.
+    guarded = parallel.is_replica(parts.wrapped) and largest > fit.proven
+    failed = _each(parts, batches, laid, counts, sums, mine, guarded=guarded)
+    if guarded:
+        smaller = -parallel.most(world, -(EVERYTHING if failed is None else failed.smaller))
+        if smaller < EVERYTHING:
+            failed = TooLarge(smaller, "a micro-batch of another rank" if failed is None else failed.cause)
+    if failed is not None:
+        raise failed
+    if guarded:
+        parallel.average_gradients(world, parts.scorer.parameters())
+    fit.proven = max(fit.proven, largest)
+    if heard is not None and mine is not None:
+        heard.update((int(index), value) for index, value in parallel.total(world, mine).items())
+    return parallel.total(world, sums), counts
+
+
+def _each(
+    parts: Parts,
+    batches: Sequence[Sequence[Row]],
+    laid: Sequence[tuple[Layout, Targets]],
+    counts: Mapping[str, float],
+    sums: dict[str, float],
+    mine: dict[str, float] | None,
+    *,
+    guarded: bool,
+) -> TooLarge | None:
+    """Forward and backward of one micro-batch after the other; what to try instead where one does not fit.
+
+    Args:
+        mine: is given the loss of every row of this rank. guarded: gradients are not summed over ranks here.
+    """
+    scale = parts.world.size * (parts.loss_scale.value if parts.loss_scale is not None else 1.0)
+    for number, (layout, targets) in enumerate(laid):
+        last = number == len(laid) - 1
+        told: list[float] | None = None if mine is None else []
+        try:
+            with parallel.synced(parts.wrapped, last and not guarded), parts.optimizer.stepping(last):
+                loss = micro_loss(parts, layout, targets, counts, sums if batches[number] else {}, told)
+                (loss * scale).backward()
+        except (MemoryError, RuntimeError) as error:
+            return _too_large(parts, error, batches[number], last=last, agreed=guarded)
+        if mine is not None:
+            mine.update((str(row.index), value) for row, value in zip(batches[number], told or ()))
+    return None
+
+
+def _count(parts: Parts, batches: Sequence[Sequence[Row]], laid: Sequence[tuple[Layout, Targets]]) -> dict[str, float]:
+    """How much of every unit the global batch holds, and tokens seen."""
     local = {"tokens": 0.0, "rows": 0.0, "seen": 0.0}
     for batch, (_, targets) in zip(batches, laid, strict=True):
         local["tokens"] += float(targets.weights_S.sum()) if batch else 0.0
         local["rows"] += len(batch)
         local["seen"] += sum(row.num_tokens for row in batch)
-    counts = parallel.total(world, local)
-    counts |= {"pairs": counts["rows"], "one": 1.0}
-    if counts["tokens"] == 0:
-        raise UserError(f"step {step}: none of the {len(rows)} rows has a token to learn")
-    sums: dict[str, float] = {}
-    mine: dict[str, float] = dict.fromkeys((str(row.index) for row in rows), 0.0)
-    scale = parts.loss_scale.value if parts.loss_scale is not None else 1.0
-    for number, (layout, targets) in enumerate(laid):
-        last = number == len(laid) - 1
-        told: list[float] | None = None if heard is None else []
-        with parallel.synced(parts.wrapped, last), parts.optimizer.stepping(last):
-            loss = micro_loss(parts, layout, targets, counts, sums if batches[number] else {}, told)
-            (loss * (world.size * scale)).backward()
-        mine.update((str(row.index), value) for row, value in zip(batches[number], told or ()))
-    if heard is not None:
-        heard.update((int(index), value) for index, value in parallel.total(world, mine).items())
-    return parallel.total(world, sums), counts
+    counts = parallel.total(parts.world, local)
+    return counts | {"pairs": counts["rows"], "one": 1.0}
+
+
+def _too_large(
+    parts: Parts, error: BaseException, batch: Sequence[Row], *, last: bool = True, agreed: bool = False
+) -> TooLarge:
+    """What to try after `error`; any error but one of memory is raised again.
+
+    Raises:
+        DoesNotFit: it cannot be tried again, for other ranks wait in a sum of gradients, or some weights have stepped.
+    """
+    cause = out_of_memory(error)
+    if cause is None:
+        raise error
+    if parts.world.size > 1 and not agreed:
+        raise DoesNotFit(too_small(f"{cause}, on rank {parts.world.rank}, while others waited for it"))
+    if parts.optimizer.in_backward and last:
+        raise DoesNotFit(too_small(f"{cause}, while step_in_backward had moved the layers after it already"))
+    return TooLarge(size_of(parts, batch) // 2 if len(batch) > 1 else 0, cause)
 
 
 def micro_loss(
@@ -149,24 +211,21 @@ def _by_row(losses_S: torch.Tensor, targets: Targets) -> list[float]:
     return (total / weight.clamp_min(1e-12)).tolist()
 
 
-def try_heaviest(parts: Parts, settings: LoopSettings) -> None:
-    """The heaviest micro-batch that will come is tried before the first step; everything it touched is put back.
-
-    It is left out where it would cost over a fiftieth of the run: that run meets it soon by itself.
-    """
-    if parts.spec.coupled:
-        return
-    rows, tokens = heaviest(parts.source.ahead(min(settings.steps, LOOK_AHEAD)))
-    batches = plan(parts, rows, micro_tokens=settings.micro_tokens)
-    batch = max(batches, key=lambda members: sum(row.num_tokens for row in members), default=[])
-    if not batch or sum(row.num_tokens for row in batch) > PRELUDE_SHARE * tokens:
-        return
+def try_rows(parts: Parts, rows: Sequence[Row]) -> bool:
+    """Whether `rows` as one micro-batch go through forward and backward; gradients and random state are put back."""
     before = checkpoint.random_state()
-    with memory():
-        layout, targets = lay_down(parts, batch)
-        micro_loss(parts, layout, targets, {unit: 1.0 for unit in parts.spec.units}).backward()
+    fits = True
+    try:
+        layout, targets = lay_down(parts, rows)
+        with parallel.synced(parts.wrapped, False):
+            micro_loss(parts, layout, targets, {unit: 1.0 for unit in parts.spec.units}).backward()
+    except (MemoryError, RuntimeError) as error:
+        if out_of_memory(error) is None:
+            raise
+        fits = False
     parts.optimizer.zero_grad(set_to_none=True)
     checkpoint.set_random_state(before)
+    return fits
 
 
 def _nothing(row: Row) -> Row:

@@ -147,9 +147,9 @@ def assemble_stage(setup: Setup, progress: Callable[[int], Progress]) -> Bench:
     )
     if any(need.startswith("ref.") for need in parts.spec.needs):
         visited = _visited(source, settings.steps, rows)
-        rows = _with_references(setup, parts, rows, visited, settings.micro_tokens, shown.note)
+        rows = _with_references(setup, parts, rows, visited, settings.score_tokens, shown.note)
         parts.source = _source(setup, rows)
-    parts.validate = _validate(setup, parts, rows.held_out, settings.micro_tokens)
+    parts.validate = _validate(setup, parts, rows.held_out, settings.score_tokens)
     loop = Loop(parts, settings, setup.folder, shown)
     return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save)
 

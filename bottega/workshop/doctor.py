@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bottega import __version__
+from bottega.core.devices import host_memory
 from bottega.core.rundir import free_bytes
 from bottega.core.textio import table
 
@@ -49,7 +50,7 @@ def doctor() -> dict[str, Any]:
     packages = [_package(name) for name in NEEDED]
     extras = [_extra(name, extra) for name, extra in EXTRAS.items()]
     torch_facts = _torch() if find_spec("torch") else {"version": None, "devices": []}
-    memory, disk = _memory(), free_bytes(Path.cwd())
+    memory, disk = host_memory(), free_bytes(Path.cwd())
     capabilities = _capabilities(torch_facts, {e["extra"]: e["state"] == "works" for e in extras})
     problems = [f"{p['name']} is missing: {p['mend']}" for p in packages if p["version"] is None]
     warnings = []
@@ -124,21 +125,6 @@ def _extra(name: str, extra: Extra) -> dict[str, Any]:
 def _cores() -> int:
     """Cores this process may use (a container may have fewer than the machine)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory() -> dict[str, int]:
-    """Total and available memory in bytes, under the container's limit if there is one."""
-    import psutil
-
-    facts = psutil.virtual_memory()
-    total, available = facts.total, facts.available
-    limit_file, used_file = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit_file.is_file() and used_file.is_file():
-        limit = limit_file.read_text().strip()
-        if limit.isdigit() and int(limit) < total:
-            total = int(limit)
-            available = min(available, max(0, total - int(used_file.read_text())))
-    return {"total_bytes": total, "available_bytes": available}
 
 
 def _torch() -> dict[str, Any]:

@@ -28,6 +28,7 @@ OBJECTIVES_HERE = ("pretrain", "sft", "dpo")
 """Objectives that learn from files; the others need a source of their own (rollouts, pairs of texts)."""
 BOUNDS: dict[str, tuple[float, float | None]] = {
     "micro_tokens": (1, None),
+    "memory_gb": (0, None),
     "decay": (0, 1),
     "floor": (0, 1),
     "weight_decay": (0, None),
@@ -73,6 +74,8 @@ def check_loop(given: dict[str, Any], marks: Marks, place: Keys) -> list[str]:
         given[key] = converted
         at = marks.at((*place, key))
         low, high = BOUNDS.get(key, (None, None))
+        if isinstance(converted, str):
+            low = high = None  # a word in a number's place, such as auto
         if low is not None and converted < low or high is not None and converted > high:
             mistakes.append(
                 f"{at}: {key} is {converted}, but must be " + (f"{low} to {high}" if high else f"at least {low}")

@@ -111,6 +111,25 @@ def poison(loop: Loop, index: int, value: float = float("inf")) -> None:
     )
 
 
+def out_of_memory_above(loop: Loop, tokens: int, where: str = "forward") -> None:
+    """From now on a micro-batch of more than `tokens` raises MemoryError: before its forward pass, or in the middle of backward."""
+    seen = {"tokens": 0}
+
+    def forward(_: object, arguments: tuple) -> None:
+        seen["tokens"] = arguments[0].ids_BT.numel()
+        if where == "forward" and seen["tokens"] > tokens:
+            raise MemoryError(f"planted above {tokens} tokens")
+
+    def backward(gradient: torch.Tensor) -> None:
+        if seen["tokens"] > tokens:
+            raise MemoryError(f"planted above {tokens} tokens")
+
+    loop.parts.wrapped.register_forward_pre_hook(forward)
+    if where == "backward":
+        learned = [p for p in loop.parts.scorer.parameters() if p.requires_grad]
+        learned[len(learned) // 2].register_hook(backward)
+
+
 def on_ranks(size: int, model: Path, folder: Path, *arguments: str) -> dict[str, torch.Tensor]:
     """Run one step on `size` processes; the weights that rank 0 ends with."""
     with socket.socket() as free:
@@ -138,7 +157,7 @@ def on_ranks(size: int, model: Path, folder: Path, *arguments: str) -> dict[str,
 
 
 def main() -> None:
-    """model folder out objective method kind strategy steps [settings]: one process of several.
+    """model folder out objective method kind strategy steps [settings [rows to poison ... | --memory TOKENS]]: one of several.
 
     The weights of a loop that ended in an error are written too; the error goes to error-RANK.txt in its folder.
     """
@@ -155,13 +174,17 @@ def main() -> None:
         method_options=options,
         **settings,
     )
-    for row in more[1:]:
-        poison(loop, int(row))
+    if more[1:2] == ["--memory"]:
+        out_of_memory_above(loop, int(more[2]) if loop.parts.world.rank else 10**9, "backward")
+    else:
+        for row in more[1:]:
+            poison(loop, int(row))
     try:
         for _ in range(int(steps)):
             loop.one_step()
     except UserError as error:
         (Path(folder) / f"error-{loop.parts.world.rank}.txt").write_text(str(error))
+    (Path(folder) / f"fit-{loop.parts.world.rank}.json").write_text(json.dumps(loop.state.fit.to_json()))
     state = weights(loop)
     if loop.parts.world.rank == 0:
         save_file(state, out)

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bottega.core.errors import Diverged, DoesNotFit, UserError
+from bottega.core.errors import Diverged, UserError
 from bottega.core.types import Row, Tokens
 from bottega.models.layout import lay
+from bottega.train import fit
 from bottega.train import step as steps
-from bottega.train.guards import SelfCheck, fingerprint, heaviest, memory_errors
+from bottega.train.guards import SelfCheck, fingerprint, heaviest
 from bottega.train.source import Dataset
 from tests.models.tiny import tiny_model
 from tests.train.clients import VOCABULARY, make_loop, rows, weights
@@ -111,21 +112,13 @@ def test_the_heaviest_batch_leaves_no_trace_and_is_left_out_where_it_costs_much(
     """With and without the trial: the same weights after a step (optimizer, random state and gradients are put back)."""
     results, laid = [], []
     for share in (0.02, 1.0):
-        monkeypatch.setattr(steps, "PRELUDE_SHARE", share)
+        monkeypatch.setattr(fit, "PRELUDE_SHARE", share)
         loop = make_loop(llama, tmp_path / str(share), steps=1)
         monkeypatch.setattr(steps, "lay", lambda *a, share=share, **k: laid.append(share) or lay(*a, **k))
         loop.run()
         results.append(weights(loop))
     assert laid == [0.02, 1.0, 1.0]
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
-
-
-def test_running_out_of_memory_names_three_settings():
-    error = memory_errors(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
-    assert isinstance(error, DoesNotFit) and error.exit_code == 6
-    for setting in ("micro_tokens", "checkpointing", "method: lora"):
-        assert setting in str(error)
-    assert memory_errors(RuntimeError("shapes do not match")) is None
 
 
 def test_early_stopping_keeps_the_best_checkpoint_and_evaluation_changes_no_step(llama, tmp_path):
