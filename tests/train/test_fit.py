@@ -83,7 +83,7 @@ def test_the_heaviest_micro_batch_is_halved_before_the_first_step(llama, tmp_pat
     loop.progress.note = notes.append
     out_of_memory_above(loop, 40, "backward")
     loop.run()
-    assert "from the start" in notes[0] and not any("step 1" in note for note in notes)
+    assert any("from the start" in note for note in notes) and not any("step 1" in note for note in notes)
     state = json.loads((checkpoint.path_of(tmp_path / "checkpoints", 2) / "state" / "loop.json").read_text())
     assert state["fit"]["tokens"] == loop.state.fit.tokens <= 80
     again = make_loop(llama, tmp_path, steps=3, lr=1e-3)
