@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,8 +38,8 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def arm(loop: Loop, what: str, at: int) -> None:
-    """Wrap one method of this very object, so that the process dies there."""
+def arm(loop: Loop, what: str, at: int, die: Callable[[], None]) -> None:
+    """Wrap one method of this very object, so that the process dies there (or does what `die` does)."""
     parts, calls = loop.parts, {"save": 0, "forward": 0}
     step, save, validate = parts.optimizer.step, parts.save_model, parts.validate
     if what == "step":
@@ -83,13 +85,23 @@ def source_of(rows: list[Row], kind: str, folder: Path) -> Source:
     return Dataset(rows, batch=6, seed=5)
 
 
-def train(model: str, folder: str, objective: str, tune: str, what: str = "never", at: int = 0) -> None:
-    """One training, to its end or its death."""
-    loaded = load(model)
+def train(
+    model: str,
+    folder: str,
+    objective: str,
+    tune: str,
+    what: str = "never",
+    at: int = 0,
+    die: Callable[[], None] = die,
+    **changed: Any,
+) -> None:
+    """One training, to its end or its death; `changed` are settings of the loop."""
+    loaded = load(model, dtype="bfloat16" if changed.get("precision") == "bf16-true" else "float32")
     torch.manual_seed(0)
     options = {"rank": 4, "dropout": 0.1} if tune == "lora" else {}
     attached = method(tune, **options).attach(loaded.model)
-    settings = LoopSettings(steps=10, lr=5e-3, warmup=2, micro_tokens=60, save_every=3, eval_every=4, weight_decay=0.1)
+    usual = {"lr": 5e-3, "warmup": 2, "micro_tokens": 60, "save_every": 3, "eval_every": 4, "weight_decay": 0.1}
+    settings = LoopSettings(steps=10, **usual | changed)
     objective, _, source = objective.partition(":")
     kind = "branches" if objective == "dpo" else "single"
     batch = rows(kind, count=20)
@@ -101,6 +113,7 @@ def train(model: str, folder: str, objective: str, tune: str, what: str = "never
         vocabulary=VOCABULARY,
         pad_id=0,
         packed=loaded.packs,
+        scratch=Path(folder),
     )
     if objective == "dpo":
         cache = Path(folder) / "reference.safetensors"
@@ -108,7 +121,7 @@ def train(model: str, folder: str, objective: str, tune: str, what: str = "never
         parts.source = Dataset(batch, batch=6, seed=5)
     parts.validate = validation(parts, batch[:6], micro_tokens=60)
     loop = Loop(parts, settings, Path(folder), progress(10, "killed", quiet=True))
-    arm(loop, what, at)
+    arm(loop, what, at, die)
     loop.run()
 
 

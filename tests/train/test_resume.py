@@ -99,6 +99,58 @@ def test_every_source_goes_on_where_it_was_killed(llama, tmp_path, references, s
     check_resume(llama, tmp_path, references, f"sft:{source}", "full", what, at)
 
 
+class Died(Exception):
+    """Instead of SIGKILL: what is on the disk is all that the next process has, and this costs no process."""
+
+
+def die() -> None:
+    raise Died
+
+
+IN_FILES = {"optimizer_states": "file", "saved_activations": "file"}
+INSIDE = {"step_in_backward": True, "clip": 0.0, "spikes": "warn", "micro_tokens": 10_000}
+OPTIMIZERS = {
+    "adamw8bit": {"optimizer": "adamw8bit"},
+    "lion": {"optimizer": "lion", "lr": 1e-3, "beta2": 0.99},
+    "muon": {"optimizer": "muon"},
+    "adafactor": {"optimizer": "adafactor"},
+    "schedule_free": {"optimizer": "schedule_free", "schedule": "constant"},
+    "sgd": {"optimizer": "sgd", "schedule": "inverse_root"},
+}
+PRECISIONS = {name: {"precision": name} for name in ("bf16", "bf16-true", "fp16")}
+"""fp16 starts at a scale at which the first steps overflow, so that what is put back is not what a new run has."""
+PRECISIONS["fp16"]["loss_scale"] = 2.0**19
+OTHERS = {"in files": IN_FILES, "step in backward": INSIDE, "recompute": {"checkpointing": True, "recompute_every": 2}}
+
+
+def check_stopped(llama, folder, tune, at, **settings):
+    """Stopped before the optimizer's step `at` (the newest checkpoint is two steps back or more), then continued."""
+    killed.train(str(llama), str(folder / "whole"), "sft", tune, **settings)
+    wanted = contents(folder / "whole")
+    with pytest.raises(Died):
+        killed.train(str(llama), str(folder / "cut"), "sft", tune, "step", at, die, **settings)
+    killed.train(str(llama), str(folder / "cut"), "sft", tune, **settings)
+    found = contents(folder / "cut")
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *PRECISIONS, *OTHERS])
+def test_every_optimizer_and_precision_continues_bit_for_bit(llama, tmp_path, name):
+    if name == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
+    check_stopped(llama, tmp_path, "full", 8, **(OPTIMIZERS | PRECISIONS | OTHERS)[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_every_optimizer_in_every_precision_continues_bit_for_bit(llama, tmp_path, tune, optimizer, precision):
+    pytest.importorskip("bitsandbytes")
+    check_stopped(llama, tmp_path, tune, 6, **OPTIMIZERS[optimizer], **PRECISIONS[precision], **IN_FILES)
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

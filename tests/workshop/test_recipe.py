@@ -8,6 +8,7 @@ import pytest
 
 from bottega.core.config import dump_yaml
 from bottega.core.errors import UserError
+from bottega.train import settings
 from bottega.workshop import recipe
 
 GOOD = """
@@ -126,6 +127,12 @@ stages:
         ("{objective: sft, data: chats.jsonl, template: chatlm}", "there is no template 'chatlm'; choose one of"),
         ("{objective: sft, data: chats.jsonl, template: empty.jinja}", "empty.jinja holds no template"),
         ("{objective: sft, data: chats.jsonl, blocks: true}", "blocks: true is for pretrain, not sft"),
+        ("{objective: sft, data: chats.jsonl, step_in_backward: true, spikes: warn}", "clip 1 does not go with"),
+        ("{objective: sft, data: chats.jsonl, step_in_backward: true, clip: 0}", "spikes skip does not go with"),
+        ("{objective: sft, data: chats.jsonl, optimizer: schedule_free, schedule: wsd}", "takes no schedule"),
+        ("{objective: sft, data: chats.jsonl, recompute_keep: products}", "write checkpointing: true"),
+        ("{objective: sft, data: chats.jsonl, precision: fp61}", "did you mean fp16"),
+        ("{objective: sft, data: chats.jsonl, optimizer: adam}", "there is no optimizer 'adam'; did you mean adamw?"),
         ("{objective: sft}", "the key 'data' is missing"),
         ("{data: chats.jsonl}", "the key 'objective' is missing"),
     ],
@@ -133,6 +140,16 @@ stages:
 def test_a_stage_that_cannot_work_is_refused_with_the_remedy(folder, stage, said):
     found = mistakes(one(stage))
     assert len(found) == 1 and said in found[0] and found[0].startswith("bad.yaml:4:")
+
+
+def test_an_optimizer_brings_its_own_defaults_and_a_missing_library_is_named(folder, monkeypatch):
+    """Lion: beta2 0.99 and a fifth of the usual rate of LoRA, 2e-4; schedule-free: no schedule."""
+    lion = recipe.load("good.yaml", ["adapt.optimizer=lion"]).stages[0]
+    assert lion.loop["beta2"] == 0.99 and lion.lr == pytest.approx(4e-5)
+    assert recipe.load("good.yaml", ["adapt.optimizer=schedule_free"]).stages[0].loop["schedule"] == "constant"
+    monkeypatch.setattr(settings.importlib.util, "find_spec", lambda name: None)
+    (found,) = mistakes(one("{objective: sft, data: chats.jsonl, optimizer: adamw8bit}"))
+    assert "bitsandbytes, which is not installed: pip install 'bottega[quant]'" in found
 
 
 def test_overrides_reach_any_field_and_unknown_ones_ask_did_you_mean(folder):
