@@ -143,6 +143,10 @@ class Loop:
             if self.check is not None:
                 self.check.after_backward(parts.scorer, parts.optimizer.used)
             parts.optimizer.step()
+        elif scaled is not None:
+            self.progress.note(
+                f"step {step}: fp16 overflowed; the step is skipped, the loss is now scaled by {scaled.value:g}"
+            )
         parts.optimizer.zero_grad(set_to_none=True)
         if parts.attached.after_step is not None and parts.attached.after_step(state.step + 1):
             parts.rebuild()

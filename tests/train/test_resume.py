@@ -124,7 +124,7 @@ OTHERS = {"in files": IN_FILES, "step in backward": INSIDE, "recompute": {"check
 
 
 def check_stopped(llama, folder, tune, at, **settings):
-    """Stopped before the optimizer's step `at` (the newest checkpoint is two steps back or more), then continued."""
+    """Stopped before the optimizer's step `at` (the newest checkpoint may be steps back), then continued."""
     killed.train(str(llama), str(folder / "whole"), "sft", tune, **settings)
     wanted = contents(folder / "whole")
     with pytest.raises(Died):
@@ -139,7 +139,7 @@ def check_stopped(llama, folder, tune, at, **settings):
 def test_every_optimizer_and_precision_continues_bit_for_bit(llama, tmp_path, name):
     if name == "adamw8bit":
         pytest.importorskip("bitsandbytes")
-    check_stopped(llama, tmp_path, "full", 8, **(OPTIMIZERS | PRECISIONS | OTHERS)[name])
+    check_stopped(llama, tmp_path, "full", 7, **(OPTIMIZERS | PRECISIONS | OTHERS)[name])
 
 
 @pytest.mark.slow
@@ -148,7 +148,7 @@ def test_every_optimizer_and_precision_continues_bit_for_bit(llama, tmp_path, na
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_every_optimizer_in_every_precision_continues_bit_for_bit(llama, tmp_path, tune, optimizer, precision):
     pytest.importorskip("bitsandbytes")
-    check_stopped(llama, tmp_path, tune, 6, **OPTIMIZERS[optimizer], **PRECISIONS[precision], **IN_FILES)
+    check_stopped(llama, tmp_path, tune, 7, **OPTIMIZERS[optimizer], **PRECISIONS[precision], **IN_FILES)
 
 
 def flip(path: Path) -> None:

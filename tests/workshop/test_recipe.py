@@ -147,7 +147,10 @@ def test_an_optimizer_brings_its_own_defaults_and_a_missing_library_is_named(fol
     lion = recipe.load("good.yaml", ["adapt.optimizer=lion"]).stages[0]
     assert lion.loop["beta2"] == 0.99 and lion.lr == pytest.approx(4e-5)
     assert recipe.load("good.yaml", ["adapt.optimizer=schedule_free"]).stages[0].loop["schedule"] == "constant"
-    monkeypatch.setattr(settings.importlib.util, "find_spec", lambda name: None)
+    find = settings.importlib.util.find_spec
+    monkeypatch.setattr(
+        settings.importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name)
+    )
     (found,) = mistakes(one("{objective: sft, data: chats.jsonl, optimizer: adamw8bit}"))
     assert "bitsandbytes, which is not installed: pip install 'bottega[quant]'" in found
 
