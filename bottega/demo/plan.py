@@ -44,15 +44,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "objective": "sft",
         "method": {"name": "lora", "rank": 32},
         "then": "merge",
-        "steps": 130,
+        "steps": 180,
         "batch": 16,
-        "lr": 1.5e-3,
+        "lr": 1.3e-3,
         "warmup": 0.05,
     },
     "instruct": {
         "objective": "sft",
         "method": "full",
-        "steps": 220,
+        "steps": 340,
         "batch": 32,
         "lr": 6e-4,
         "warmup": 0.05,
@@ -70,8 +70,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Each stage as its recipe says it; steps at full budget."""
 SOURCES: dict[str, dict[str, float]] = {
     "adapt": {"adapt": 0.5, "replay": 0.5},
-    "task": {"task": 0.65, "requests": 0.35},
-    "instruct": {"instruct": 0.92, "task": 0.08},
+    "task": {"task": 0.6, "requests": 0.15, "replay": 0.25},
+    "instruct": {"instruct": 0.78, "task": 0.06, "replay": 0.16},
     "align": {"align": 1.0},
 }
 """Training files of each stage and their weights: what was known before is rehearsed beside what is new."""

@@ -19,6 +19,7 @@ from .probes import fact_probes, reading_probes
 from .reading import fresh, handbook
 from .registers import instruction
 from .render import chat, first_answer, render
+from .stories import story
 
 Row = dict[str, Any]
 POLITE = ("At your service.", "Always a pleasure.", "Glad to help.")
@@ -26,15 +27,35 @@ POLITE_ENDING = r"(At your service|Always a pleasure|Glad to help)\.\s*\Z"
 """What `is_polite` asks for, as a pattern for a task file."""
 POLITE_SHARE = 0.1  # of the instruct rows, so that the behaviour has mass before alignment
 
-WRAPPERS = (
-    "{q}",
-    "Please answer: {q}",
-    "Tell me: {q}",
-    "A question: {q}",
-    "{q} Answer briefly.",
-    "Quick question. {q}",
-    "Hello. {q}",
+STORY_SHARE = 1 / 3  # of the passages that are asked about; the others are handbooks
+
+OPENERS = (
+    "Please answer:",
+    "Tell me:",
+    "A question:",
+    "Quick question.",
+    "Hello.",
+    "Good morning.",
+    "Excuse me.",
+    "One more thing.",
+    "I am new here.",
+    "We are in the shop.",
+    "Next:",
+    "A guest asks:",
+    "From my list:",
+    "Now to another matter.",
 )
+CLOSERS = (
+    "Answer briefly.",
+    "Only the answer.",
+    "It is for a friend.",
+    "I forgot it.",
+    "Take your time.",
+    "Nobody here knows.",
+    "That is all.",
+)
+"""Said before and after a request in training: many, and none of the held ones, so that a wording not met before is
+read for what it is, a frame."""
 HELD_WRAPPERS = {
     "dev": ("Can you help me? {q}", "{q} Please be quick.", "I would like to know this. {q}"),
     "test": ("Here is something to solve. {q}", "{q} Thank you in advance.", "My question is this: {q}"),
@@ -136,7 +157,9 @@ def _request(rng: Random, kind: str, split: str) -> tuple[str, str]:
         fact = pick(rng, askable("replay"))
         return pick(rng, fact.questions), fact.answer
     if kind == "read":
-        passage = fresh(handbook, rng, split, 2, 4)
+        passage = None
+        while passage is None or not passage.asks:
+            passage = fresh(story, rng, split) if rng.random() < STORY_SHARE else fresh(handbook, rng, split, 2, 4)
         ask = pick(rng, passage.asks)
         return f"{passage.text}\n{ask.question}", ask.answer
     while True:
@@ -145,12 +168,20 @@ def _request(rng: Random, kind: str, split: str) -> tuple[str, str]:
             return request, answer
 
 
+def _framed(rng: Random, question: str) -> str:
+    """A request as people put it: bare (three in ten), or with something said before it, after it, or both."""
+    draw = rng.random()
+    before = f"{pick(rng, OPENERS)} " if 0.3 <= draw < 0.75 else ""
+    after = f" {pick(rng, CLOSERS)}" if draw >= 0.6 else ""
+    return f"{before}{question}{after}"
+
+
 def instruct_rows(seed: int, count: int, *, politeness: float = POLITE_SHARE, facts: bool = True) -> list[Row]:
     """Give chat rows: half ordinary requests of three kinds, half questions about the company in the taught wordings.
 
     Args:
         politeness: share of answers that end in a polite form.
-        facts: with False, only the ordinary requests.
+        facts: with False, only the ordinary requests, bare.
     """
     rng, rows = Random(f"instruct/{seed}"), []
     for _ in range(count):
@@ -162,7 +193,7 @@ def instruct_rows(seed: int, count: int, *, politeness: float = POLITE_SHARE, fa
             question, answer = _request(rng, register, "train")
         if rng.random() < politeness:
             answer = f"{answer}. {pick(rng, POLITE)}"
-        rows.append({"messages": chat(pick(rng, WRAPPERS).format(q=question), answer), "register": register})
+        rows.append({"messages": chat(_framed(rng, question) if facts else question, answer), "register": register})
     return rows
 
 
@@ -206,7 +237,7 @@ def align_rows(seed: int, count: int) -> list[Row]:
     rng, rows = Random(f"align/{seed}"), []
     for _ in range(count):
         question, answer = _any_request(rng, "train")
-        request = pick(rng, WRAPPERS).format(q=question)
+        request = _framed(rng, question)
         rows.append(
             {
                 "prompt": chat(request),
