@@ -15,7 +15,7 @@ import click
 
 from bottega import __version__
 from bottega.cli.parts import cli
-from bottega.core.errors import UserError
+from bottega.core.errors import Followed, UserError
 from bottega.workshop.interrupt import Terminated
 
 
@@ -39,7 +39,8 @@ def door(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return 2
     except UserError as error:
-        click.echo(f"bottega: {error}", err=True)
+        if not isinstance(error, Followed):
+            click.echo(f"bottega: {error}", err=True)
         return error.exit_code
     except MemoryError:
         click.echo("bottega: out of memory; lower micro_tokens or max_tokens, or set checkpointing: true", err=True)

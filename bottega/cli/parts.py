@@ -12,6 +12,7 @@ import click
 
 from bottega import __version__
 from bottega.cli.table import VERBS
+from bottega.core.devices import rank
 
 
 def call(verb: str, *, as_json: bool, **options: Any) -> Any:
@@ -20,7 +21,9 @@ def call(verb: str, *, as_json: bool, **options: Any) -> Any:
     from bottega.core.textio import print_json
 
     result = resolve(VERBS[verb])(**options)
-    if as_json:
+    if rank() > 0:
+        pass  # the first of several processes speaks for all
+    elif as_json:
         print_json(result.to_json() if hasattr(result, "to_json") else result)
     elif result is not None:
         click.echo(resolve(VERBS[verb] + "_text")(result))

@@ -61,6 +61,7 @@ def init_command(path: str, as_json: bool, **options: Any) -> int:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
 @click.option("--out", help="The run folder; default: runs/NAME.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the plan.")
+@click.option("--print-launch", is_flag=True, help="Print the torchrun commands for several processes.")
 @click.option("--allow-change", multiple=True, metavar="KEY", help="Go on though this recorded input changed.")
 @loss_option
 @click.option("--trust-code", metavar="REVISION", help="Run the model's own code at this 40-hex revision.")

@@ -6,6 +6,7 @@ Left out: a calibrated prediction of memory and time.
 from __future__ import annotations
 
 import functools
+import os
 import time
 from pathlib import Path
 
@@ -19,6 +20,11 @@ PEAK_TFLOPS = {
     "T4": 65.0,
 }
 """Dense bf16 (T4: fp16) matrix throughput by part of the device's name, from the makers' data sheets."""
+
+
+def rank() -> int:
+    """This process's number among those that torchrun started; 0 where it is alone."""
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
 
 
 @functools.cache

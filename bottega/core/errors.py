@@ -56,3 +56,11 @@ class Partial(UserError):
     """Some rows, leaves or trials failed, or a budget ended; what is there is sound. Exit code 9."""
 
     exit_code = 9
+
+
+class Followed(UserError):
+    """Another process of this run has said what happened: this one ends with the same exit code and says nothing."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("")
+        self.exit_code = exit_code

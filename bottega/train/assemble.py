@@ -42,7 +42,7 @@ def assemble(
     Args:
         packed: what the numeric probe at load said; a method that cannot pack wins over it.
         save_model: writes a checkpoint's model folder; the method's own `save` when None.
-        world, strategy: the processes, and how they share the work: ddp (a replica each) or fsdp (sharded; the caller saves).
+        world, strategy: the processes, and how they share the work: ddp (a replica each) or fsdp (sharded).
         reference: a frozen copy for objectives that score with the reference while training.
         scratch: the folder of nameless files for what the settings keep in files (default: the system's temporary one).
 
@@ -68,7 +68,7 @@ def assemble(
         spec=spec,
         source=source,
         scorer=scorer,
-        wrapped=parallel.wrap(scorer, world, strategy),
+        wrapped=parallel.wrap(scorer, world, strategy, precision=settings.precision),
         optimizer=None,  # type: ignore[arg-type]  # built below, over what wrapping left
         rebuild=lambda: None,
         world=world,

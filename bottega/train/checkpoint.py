@@ -1,6 +1,7 @@
 """Checkpoints: a model folder anyone can load, the training state beside it, and a manifest of sha256 over both.
 
-Left out: sharded states. A checkpoint appears whole (written aside, synced, renamed) or not at all; there is no pickle in it.
+Left out: a format of its own for sharded states: shards are put together one tensor after the other, so that what N ranks saved
+any number can load. A checkpoint appears whole (written aside, synced, renamed) or not at all; there is no pickle in it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from torch import Tensor, nn
 
 from bottega.core.errors import Unsafe
 from bottega.core.rundir import disk_errors, publish, read_json, verify_manifest, write_json, write_manifest
+from bottega.train import sharded
 from bottega.train.optim import Optimizer
 
 PREFIX = "step-"
+PART_BYTES = 4 << 30
+"""Optimizer states are held back and written in files of about this size: what rank 0 holds of them at once."""
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -50,28 +54,31 @@ def save(
     optimizer: Optimizer,
     save_model: Callable[[str], None],
     loop: Mapping[str, Any],
+    writes: bool = True,
 ) -> Path:
     """Write the checkpoint of `step`.
 
     Args:
         save_model: writes the model folder (weights, adapter, tokenizer). loop: the loop's state, JSON.
+        writes: False on the ranks that only bring their shards (all call it where weights are sharded, else rank 0 alone).
 
     Raises:
         DiskFull: no space; nothing of the new checkpoint is left.
     """
     final = path_of(folder, step)
     draft = folder / f".{final.name}.draft"
+    names = trainable(scorer)
+    if not writes:
+        _save_weights(None, scorer=scorer, optimizer=optimizer, save_model=save_model)
+        for _ in sharded.states(optimizer, names):
+            pass
+        return final
     shutil.rmtree(draft, ignore_errors=True)
     try:
         with disk_errors(folder):
             (draft / "state").mkdir(parents=True)
-            with optimizer.averaged():
-                save_model(str(draft / "model"))
-            names = trainable(scorer)
-            rest = {n: p.detach().contiguous() for n, p in names.items() if not _held(draft / "model", n, p)}
-            if rest:
-                save_file(rest, draft / "state" / "weights.safetensors")
-            save_file(_optimizer_tensors(optimizer, names), draft / "state" / "optimizer.safetensors")
+            _save_weights(draft, scorer=scorer, optimizer=optimizer, save_model=save_model)
+            _save_states(sharded.states(optimizer, names), draft / "state")
             save_file(random_state(), draft / "state" / "random.safetensors")
             write_json(draft / "state" / "loop.json", dict(loop))
             write_manifest(draft)
@@ -81,10 +88,53 @@ def save(
     return final
 
 
+def _save_weights(
+    draft: Path | None, *, scorer: nn.Module, optimizer: Optimizer, save_model: Callable[[str], None]
+) -> None:
+    """The model folder and what of the weights it does not hold; without a draft this rank only brings its shards."""
+    here = draft is not None
+    averages = any(hasattr(group["rule"], "average") for group in optimizer.param_groups)
+    with optimizer.averaged(), sharded.whole(scorer, here=here):
+        if draft is not None:
+            save_model(str(draft / "model"))
+            if not averages:
+                _save_rest(draft, scorer)
+    if averages:  # the weights that are trained are others than those in the model folder
+        with sharded.whole(scorer, here=here):
+            if draft is not None:
+                _save_rest(draft, scorer)
+
+
+def _save_rest(draft: Path, scorer: nn.Module) -> None:
+    rest = {n: p.detach().contiguous() for n, p in trainable(scorer).items() if not _held(draft / "model", n, p)}
+    if rest:
+        save_file(rest, draft / "state" / "weights.safetensors")
+
+
+def _save_states(states: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    """optimizer.safetensors, and optimizer-2.safetensors ... where there is more than `PART_BYTES`."""
+    held: dict[str, Tensor] = {}
+    number = size = 0
+    for name, tensor in states:
+        held[name] = tensor.cpu()
+        size += tensor.numel() * tensor.element_size()
+        if size >= PART_BYTES:
+            number += 1
+            save_file(held, _states_file(folder, number))
+            held, size = {}, 0
+    if held or not number:
+        save_file(held, _states_file(folder, number + 1))
+
+
+def _states_file(folder: Path, number: int) -> Path:
+    return folder / ("optimizer.safetensors" if number == 1 else f"optimizer-{number}.safetensors")
+
+
 def restore(path: Path, *, scorer: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """Put weights, optimizer and random state back as `path` has them; returns the loop's state.
 
-    Parameters that do not learn now but are in the model folder come back too: they may have learned before (LISA).
+    Parameters that do not learn now but are in the model folder come back too: they may have learned before (LISA). Where
+    weights are sharded, each rank reads the whole of one tensor after the other and keeps its part.
     """
     names = trainable(scorer)
     stored: dict[str, Tensor] = {}
@@ -95,15 +145,18 @@ def restore(path: Path, *, scorer: nn.Module, optimizer: Optimizer) -> dict[str,
         for name, parameter in scorer.named_parameters():
             value = stored[name] if name in stored else _read(path / "model", name)
             if value is not None:
-                parameter.copy_(value)
+                parameter.copy_(sharded.cut_like(parameter, value.to(parameter.dtype)))
             elif name in names:
                 raise Unsafe(f"{path} does not hold the weight {name!r}: the checkpoint is not of this model")
-    states = load_file(path / "state" / "optimizer.safetensors")
-    by_name: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in states.items():
-        name, _, kind = key.rpartition("|")
-        by_name.setdefault(name, {})[kind] = tensor
     optimizer.state.clear()
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for file in sorted((path / "state").glob("optimizer*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118
+                name, _, kind = key.rpartition("|")
+                value = tensors.get_tensor(key)
+                cut = value.shape == names[name].shape
+                by_name.setdefault(name, {})[kind] = sharded.cut_like(names[name], value) if cut else value
     for name, state in by_name.items():
         optimizer.load(names[name], state)
     set_random_state(load_file(path / "state" / "random.safetensors"))
@@ -153,18 +206,8 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
     """Put a state of `random_state` back."""
     torch.set_rng_state(state["cpu"])
     for name, value in state.items():
-        if name.startswith("cuda"):
+        if name.startswith("cuda") and int(name.removeprefix("cuda")) < torch.cuda.device_count():
             torch.cuda.set_rng_state(value, int(name.removeprefix("cuda")))
-
-
-def _optimizer_tensors(optimizer: Optimizer, names: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    by_parameter = {id(p): name for name, p in names.items()}
-    return {
-        f"{by_parameter[id(p)]}|{kind}": value.detach().contiguous()
-        for p, state in optimizer.state.items()
-        for kind, value in state.items()
-        if isinstance(value, Tensor) and id(p) in by_parameter
-    }
 
 
 def _stem(name: str) -> str:

@@ -60,6 +60,7 @@ def choose(parts: Parts, settings: LoopSettings, rows: Sequence[Row], note: Call
         tokens = -parallel.most(parts.world, -by_trial(parts, rows, most=share)) if auto else wanted
         return _said(Fit(tokens=tokens), auto, note)
     left = settings.memory_gb * 1e9 - devices.resident_bytes() if settings.memory_gb else devices.free_memory_bytes()
+    left = -parallel.most(parts.world, -int(left))  # ranks must not decide differently
     enough = share if auto else min(wanted, share)
     if not settings.memory_gb and rough_bytes(parts, enough) < PLENTY * left:
         return _said(Fit(tokens=_power(share) if auto else wanted), auto, note)

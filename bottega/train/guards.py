@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bottega.core.errors import UserError
 from bottega.core.types import Row
+from bottega.train.sharded import full
 
 
 def fingerprint(tensor: Tensor) -> int:
@@ -32,7 +33,7 @@ class SelfCheck:
 
     def __init__(self, module: nn.Module, *, steps: int) -> None:
         self.steps = steps
-        self.before = {name: fingerprint(p) for name, p in module.named_parameters()}
+        self.before = {name: fingerprint(full(p)) for name, p in module.named_parameters()}
         self.moving = {name for name, p in module.named_parameters() if p.requires_grad}
         self.had_gradient: set[str] = set()
 
@@ -53,7 +54,7 @@ class SelfCheck:
                 raise UserError(
                     f"{name} is to be trained but the loss does not reach it: leave it out of the method's targets"
                 )
-            if name not in self.had_gradient and bool((p.grad != 0).any()):
+            if name not in self.had_gradient and bool((full(p.grad) != 0).any()):
                 self.had_gradient.add(name)
 
     def finish(self, module: nn.Module, note: Callable[[str], None]) -> None:
@@ -62,7 +63,7 @@ class SelfCheck:
         Raises:
             UserError: a frozen parameter changed, or a trainable one with gradients did not.
         """
-        after = {name: fingerprint(p) for name, p in module.named_parameters()}
+        after = {name: fingerprint(full(p)) for name, p in module.named_parameters()}
         changed = [n for n in after if n not in self.moving and after[n] != self.before[n]]
         if changed:
             raise UserError(

@@ -14,12 +14,11 @@ from typing import Any
 
 from bottega.core import devices
 from bottega.core.errors import Diverged, UserError
-from bottega.core.rundir import append_jsonl
 from bottega.core.types import Progress, Row
-from bottega.train import evaluation, fit, resume
+from bottega.train import evaluation, fit, parallel, resume
 from bottega.train.diagnosis import locate
 from bottega.train.guards import SelfCheck
-from bottega.train.metrics import averages
+from bottega.train.metrics import averages, log_to
 from bottega.train.parts import Fit, Outcome, Parts
 from bottega.train.precision import finish_gradient
 from bottega.train.schedule import scale_at
@@ -58,6 +57,7 @@ class Loop:
         """Continue from the newest good checkpoint, or start, and train to the end."""
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.state = resume.resume(self.parts, self.folder, self.progress.note)
+        parallel.distinct_noise(self.parts.world, self.step)
         for note in self.parts.notes:
             self.progress.note(note)
         self.parts.wrapped.train()
@@ -74,7 +74,11 @@ class Loop:
 
     def _train(self) -> None:
         """Steps with their logs, to the end of the run or to a roll-back, after which the logs are shorter."""
-        with append_jsonl(self.folder / "metrics.jsonl") as log, append_jsonl(self.folder / "timing.jsonl") as timing:
+        writes = self.parts.world.rank == 0
+        with (
+            log_to(self.folder / "metrics.jsonl", writes) as log,
+            log_to(self.folder / "timing.jsonl", writes) as timing,
+        ):
             while self.step < self.settings.steps and self.outcome.reason == "steps":
                 began, cpu = time.perf_counter(), time.process_time()
                 done = self.step
@@ -108,7 +112,7 @@ class Loop:
         speed = tokens / max(seconds, 1e-9)
         return {
             "tokens/s": speed,
-            "mfu": speed * self.flops_per_token / devices.peak_flops(),
+            "mfu": speed * self.flops_per_token / (devices.peak_flops() * self.parts.world.size),
             "GB": devices.memory_gb(),
         }
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,11 @@ from torch import Tensor, nn
 
 from bottega.core.errors import UserError
 from bottega.models.heads import trunk
+
+STRATEGIES = ("ddp", "fsdp")
+COLLECTIVE_S = 24 * 3600.0
+"""How long a collective may wait for the slowest rank: a day, since what a step may take is watched elsewhere."""
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,13 +33,28 @@ class World:
     size: int = 1
 
 
-def join() -> World:
-    """Join the process group that torchrun's environment describes; alone where there is none."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+def size_here() -> int:
+    """How many processes torchrun's environment speaks of; 1 where there is none."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def join(store: dist.Store | None = None) -> World:
+    """Join the process group that torchrun's environment describes; alone where there is none.
+
+    Args:
+        store: where the processes find one another; by default the environment says it. A store (or a prefix in it) can be
+            used for one group only.
+    """
+    size = size_here()
     if size == 1:
         return World()
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        cuda = torch.cuda.is_available()
+        if cuda:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        given: dict[str, Any] = {"store": store, "rank": int(os.environ["RANK"]), "world_size": size} if store else {}
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"  # counts and sums are CPU tensors
+        dist.init_process_group(backend, timeout=timedelta(seconds=COLLECTIVE_S), **given)
     return World(rank=dist.get_rank(), size=size)
 
 
@@ -63,6 +84,24 @@ def most(world: World, value: int) -> int:
     return int(largest)
 
 
+def mine(world: World, items: Sequence[Item]) -> Sequence[Item]:
+    """This rank's items: every `size`-th, so that the ranks together have each one once, whatever their number."""
+    return items[world.rank :: world.size]
+
+
+def together(world: World, own: Tensor) -> Tensor:
+    """The sum of everybody's tensors, which have one shape: parts that each rank filled in, zero elsewhere."""
+    if world.size > 1:
+        dist.all_reduce(own)
+    return own
+
+
+def distinct_noise(world: World, step: int) -> None:
+    """Random numbers of this rank from here on: rank 0 goes on as it was, each other rank has its own (dropout)."""
+    if world.rank > 0:
+        torch.manual_seed(torch.initial_seed() + 1_000_003 * world.rank + 7919 * step)
+
+
 def gather(world: World, own: Tensor) -> tuple[Tensor, int]:
     """Everybody's (n_r, D) tensors one after the other, and where this rank's begin. n_r may differ."""
     if world.size == 1:
@@ -77,8 +116,11 @@ def gather(world: World, own: Tensor) -> tuple[Tensor, int]:
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]), sum(sizes[: world.rank])
 
 
-def wrap(scorer: nn.Module, world: World, strategy: str) -> nn.Module:
+def wrap(scorer: nn.Module, world: World, strategy: str, *, precision: str = "fp32") -> nn.Module:
     """The Scorer as it is (one process), under DDP, or sharded layer by layer by FSDP2.
+
+    Args:
+        precision: bf16 lets FSDP2 gather weights and compute in bfloat16 and sum gradients in float32; the shards stay float32.
 
     Raises:
         UserError: the strategy is not known.
@@ -90,12 +132,15 @@ def wrap(scorer: nn.Module, world: World, strategy: str) -> nn.Module:
     if strategy != "fsdp":
         raise UserError(f"parallel strategy {strategy!r} is not known: use ddp or fsdp")
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world.size,))
+    half = torch.bfloat16 if precision == "bf16" else None
+    sums = torch.float32 if half else None
     for layer in layers(scorer.model):  # type: ignore[arg-type]
-        fully_shard(layer, mesh=mesh)
-    fully_shard(scorer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=half, reduce_dtype=sums))
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=sums, cast_forward_inputs=False)
+    fully_shard(scorer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)  # so that it always ends in shards
     return scorer
 
 

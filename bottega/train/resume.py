@@ -15,7 +15,7 @@ import torch
 
 from bottega.core.errors import UserError
 from bottega.core.rundir import atomic_write, trim_jsonl
-from bottega.train import checkpoint
+from bottega.train import checkpoint, parallel, sharded
 from bottega.train.parts import Fit, Outcome, Parts
 from bottega.train.precision import LossScale
 from bottega.train.settings import LoopSettings
@@ -77,7 +77,7 @@ def resume(parts: Parts, folder: Path, note: Callable[[str], None]) -> State:
 
     Lines of the logs in `folder` that come after it are cut off: those steps are done again.
     """
-    path = checkpoint.newest_good(folder / "checkpoints", note)
+    path = _newest(parts, folder / "checkpoints", note)
     state = State() if path is None else _restore(parts, path, note)
     if parts.world.rank == 0:
         trim(folder, state)
@@ -98,13 +98,20 @@ def write_skipped(folder: Path, watch: Watch) -> None:
         atomic_write(path, "".join(json.dumps(entry) + "\n" for entry in watch.skipped))
 
 
+def _newest(parts: Parts, folder: Path, note: Callable[[str], None]) -> Path | None:
+    """The checkpoint to continue from: rank 0 looks, all take the same."""
+    path = checkpoint.newest_good(folder, note) if parts.world.rank == 0 else None
+    step = parallel.most(parts.world, -1 if path is None else checkpoint.step_of(path))
+    return None if step < 0 else checkpoint.path_of(folder, step)
+
+
 def roll_back(parts: Parts, folder: Path, state: State, note: Callable[[str], None]) -> State:
     """Weights, optimizer and random state of the newest good checkpoint, while the data goes on where it is.
 
     The batches between that checkpoint and now are passed over with the one that failed (Chowdhery et al. 2022, arXiv 2204.02311,
     section 5.1): the same weights would meet the same end on the same data.
     """
-    path = checkpoint.newest_good(folder / "checkpoints", note)
+    path = _newest(parts, folder / "checkpoints", note)
     if path is None:
         raise UserError("on_nonfinite: rollback has no checkpoint to go back to: set save_every lower")
     back = State.from_json(_put_back(parts, path))
@@ -138,8 +145,9 @@ def _restore(parts: Parts, path: Path, note: Callable[[str], None]) -> State:
 
 
 def save(parts: Parts, settings: LoopSettings, folder: Path, state: State) -> None:
-    """Write the checkpoint of `state.step` and remove those that need not stay; rank 0 alone does it."""
-    if parts.world.rank != 0:
+    """Write the checkpoint of `state.step` and remove those that need not stay; rank 0 does it, others bring their shards."""
+    writes = parts.world.rank == 0
+    if not writes and not sharded.is_sharded(parts.scorer):
         return
     checkpoints = folder / "checkpoints"
     checkpoint.save(
@@ -149,5 +157,7 @@ def save(parts: Parts, settings: LoopSettings, folder: Path, state: State) -> No
         optimizer=parts.optimizer,
         save_model=parts.save_model,
         loop=state.to_json() | ({"loss_scale": parts.loss_scale.to_json()} if parts.loss_scale is not None else {}),
+        writes=writes,
     )
-    checkpoint.prune(checkpoints, keep=settings.keep, spare=[state.outcome.best_step])
+    if writes:
+        checkpoint.prune(checkpoints, keep=settings.keep, spare=[state.outcome.best_step])

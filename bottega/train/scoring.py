@@ -47,22 +47,30 @@ def score_rows(
     parts: Parts, rows: Sequence[Row], needs: Sequence[str], *, view: str = "policy", micro_tokens: int = 8192
 ) -> list[dict[str, Any]]:
     """Per row, float32 arrays of `needs` over its supervised tokens, in evaluation mode and without gradient."""
-    results: list[dict[str, Any]] = [{} for _ in rows]
+    ends = np.cumsum([num_supervised(row) for row in rows], dtype=np.int64)
+    flat = {need: torch.zeros(int(ends[-1]) if len(ends) else 0) for need in needs}
     was_training = parts.scorer.training
     parts.scorer.eval()
     try:
         with torch.no_grad():
-            for members in _batches(parts, rows, micro_tokens):
+            for members, counts in _shared(parts, _batches(parts, rows, micro_tokens)):
                 chosen = [rows[i] for i in members]
                 layout, targets = lay(chosen, packed=parts.packed, pad_id=parts.pad_id, num_prefix=parts.num_prefix)
                 scores = parts.scorer(layout, targets, tuple(needs), view)
-                bounds = np.cumsum([num_supervised(row) for row in chosen])[:-1]
-                for need in needs:
-                    for i, values in zip(members, np.split(scores[need].float().numpy(), bounds), strict=True):
-                        results[i][need] = values
+                lengths = [num_supervised(row) for row in chosen]
+                for need in needs if counts else ():
+                    for i, values in zip(members, scores[need].float().cpu().split(lengths), strict=True):
+                        flat[need][int(ends[i]) - len(values) : int(ends[i])] = values
     finally:
         parts.scorer.train(was_training)
-    return results
+    whole = {need: np.split(parallel.together(parts.world, flat[need]).numpy(), ends[:-1]) for need in needs}
+    return [{need: whole[need][i] for need in needs} for i in range(len(rows))]
+
+
+def _shared(parts: Parts, plan: list[list[int]]) -> list[tuple[list[int], bool]]:
+    """This rank's batches of `plan`, equally many on every rank: (rows, do they count); a sharded model is run by all at once."""
+    own = [(members, True) for members in parallel.mine(parts.world, plan)]
+    return own + [(plan[0], False)] * (-(-len(plan) // parts.world.size) - len(own))
 
 
 def with_reference(
@@ -75,15 +83,16 @@ def with_reference(
     """
     lengths = [num_supervised(row) for row in rows]
     flat = _cached(cache, key, sum(lengths))
-    if flat is None:
+    if parallel.most(parts.world, int(flat is None)):  # if one has to score, all do
         scores = score_rows(parts, rows, ("logp",), micro_tokens=micro_tokens)
         flat = np.concatenate([s["logp"] for s in scores]).astype(np.float32)
         note(f"reference log-probabilities of {len(rows)} rows computed once and kept")
-        if cache is not None:
+        if cache is not None and parts.world.rank == 0:
             cache.parent.mkdir(parents=True, exist_ok=True)
             draft = cache.with_suffix(".draft")
             save_file({"ref.logp": flat}, draft, metadata={"key": key})
             draft.replace(cache)
+    assert flat is not None
     parts_of = np.split(flat, np.cumsum(lengths)[:-1])
     return [replace(row, tokens={**row.tokens, "ref.logp": own}) for row, own in zip(rows, parts_of, strict=True)]
 
@@ -107,7 +116,7 @@ def validation(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> Calla
     def validate(_: int) -> Mapping[str, float]:
         sums: dict[str, float] = {}
         counts = {"tokens": 0.0, "rows": float(len(rows)), "pairs": float(len(rows)), "one": 1.0}
-        for members in plan[parts.world.rank :: parts.world.size]:
+        for members, counts_too in _shared(parts, plan):
             layout, targets = lay(
                 [rows[i] for i in members], packed=parts.packed, pad_id=parts.pad_id, num_prefix=parts.num_prefix
             )
@@ -115,9 +124,10 @@ def validation(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> Calla
             scores = parts.scorer(layout, targets, own)
             scores |= {need: targets.tokens[need] for need in parts.spec.needs if need.startswith("ref.")}
             metrics = parts.spec.objective(scores, targets)[1]
-            counts["tokens"] += float(targets.weights_S.sum())
+            share = 1.0 if counts_too else 0.0
+            counts["tokens"] += share * float(targets.weights_S.sum())
             for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+                sums[name] = sums.get(name, 0.0) + share * float(value)
         counts["tokens"] = parallel.total(parts.world, {"tokens": counts["tokens"]})["tokens"]
         return averages(parallel.total(parts.world, sums), counts)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from bottega.core.errors import DoesNotFit, UserError
-from bottega.core.types import Row, Targets, Tokens
+from bottega.core.types import Row, Targets
 from bottega.data.pack import micro_batches
 from bottega.models.layout import Layout, lay
 from bottega.train import checkpoint, parallel
@@ -47,9 +47,9 @@ def size_of(parts: Parts, rows: Sequence[Row]) -> int:
 
 
 def plan(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> list[list[Row]]:
-    """This rank's rows in micro-batches; every rank has equally many, an empty one where rows run out."""
+    """This rank's rows in micro-batches; every rank has equally many, empty ones where its rows run out."""
     world = parts.world
-    mine = rows[world.rank :: world.size]
+    mine = parallel.mine(world, rows)
     sizes = [size_of(parts, [row]) for row in mine]
     cut = micro_batches(sizes, max_tokens=micro_tokens, packed=parts.packed)
     wanted = parallel.most(world, len(cut))
@@ -78,11 +78,14 @@ def backward(
         raise TooLarge(0, f"a row of {largest} tokens, where memory is left for {fit.most}")
     if parts.spec.coupled:
         laid = [lay_down(parts, batch) for batch in batches if batch]
+        if len(rows) < world.size:
+            raise UserError(f"step {step}: {len(rows)} rows are too few for {world.size} processes: set batch higher")
         try:
             return coupled_backward(parts.wrapped, parts.spec, laid, world)
         except (MemoryError, RuntimeError) as error:
             raise _too_large(parts, error, max(batches, key=lambda batch: size_of(parts, batch))) from None
-    laid = [lay_down(parts, batch or [_nothing(rows[0])]) for batch in batches]
+    least = min(rows, key=lambda row: row.num_tokens)
+    laid = [lay_down(parts, batch or [least]) for batch in batches]
     counts = _count(parts, batches, laid)
     if counts["tokens"] == 0:
         raise UserError(f"step {step}: none of the {len(rows)} rows has a token to learn")
@@ -126,8 +129,12 @@ def _each(
         told: list[float] | None = None if mine is None else []
         try:
             with parallel.synced(parts.wrapped, last and not guarded), parts.optimizer.stepping(last):
-                loss = micro_loss(parts, layout, targets, counts, sums if batches[number] else {}, told)
-                (loss * scale).backward()
+                found: dict[str, float] = {}
+                loss = micro_loss(parts, layout, targets, counts, found, told)
+                share = 1.0 if batches[number] else 0.0  # where its rows ran out a rank goes along, and counts nothing
+                (loss * (share * scale)).backward()
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + share * value
         except (MemoryError, RuntimeError) as error:
             return _too_large(parts, error, batches[number], last=last, agreed=guarded)
         if mine is not None:
@@ -226,18 +233,3 @@ def try_rows(parts: Parts, rows: Sequence[Row]) -> bool:
     parts.optimizer.zero_grad(set_to_none=True)
     checkpoint.set_random_state(before)
     return fits
-
-
-def _nothing(row: Row) -> Row:
-    """`row` with nothing to learn: keeps ranks in step where a rank has no rows left."""
-
-    def mute(tokens: Tokens) -> Tokens:
-        return Tokens(tokens.ids, [0.0] * len(tokens.ids))
-
-    return Row(
-        index=-1,
-        prefix=mute(row.prefix),
-        branches=tuple(mute(b) for b in row.branches),
-        extras=row.extras,
-        tokens={name: () for name in row.tokens},
-    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,14 @@ from bottega.core.types import Attached, Progress, Row
 from bottega.data.chat import Template
 from bottega.evals.engine import end_of_turn
 from bottega.evals.hook import make_samples
-from bottega.models import merge
 from bottega.models.load import Loaded, load
 from bottega.models.methods import method
-from bottega.train import checkpoint, objectives
+from bottega.train import objectives, parallel
 from bottega.train.assemble import assemble
-from bottega.train.loop import Loop, Outcome, Parts
+from bottega.train.loop import Loop, Parts
 from bottega.train.scoring import validation, with_reference
 from bottega.train.settings import LoopSettings
+from bottega.workshop.launch import refuse_uneven
 from bottega.workshop.recipe import Stage
 from bottega.workshop.rows import StageRows, read_rows, rows_key
 from bottega.workshop.sources import StageSource, source_of
@@ -38,8 +37,10 @@ SAVES, EVALUATIONS = 5, 10
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Setup:
-    """A stage and what it starts from (`start`: what that is called). goes_on: the adapter loaded is trained on. note: is told
-    what a person should read while the stage is made ready."""
+    """A stage and what it starts from (`start`: what that is called). goes_on: the adapter loaded is trained on.
+    again: load the same once more (a merge needs the whole of a model that was trained in shards). note: is told what a person
+    should read while the stage is made ready.
+    """
 
     stage: Stage
     loaded: Loaded
@@ -47,6 +48,7 @@ class Setup:
     seed: int
     folder: Path
     start: str
+    again: Callable[[], Loaded]
     goes_on: bool = False
     note: Callable[[str], None] = print
 
@@ -115,11 +117,14 @@ def settings_of(stage: Stage, steps_per_epoch: int) -> LoopSettings:
     )
 
 
-def assemble_stage(setup: Setup, progress: Callable[[int], Progress]) -> Bench:
-    """Read the rows, attach the method, and build the loop in the stage's folder.
+def assemble_stage(
+    setup: Setup, progress: Callable[[int], Progress], join: Callable[[], parallel.World] = parallel.World
+) -> Bench:
+    """Read the rows, attach the method, join the other processes, and build the loop in the stage's folder.
 
     Args:
-        progress: number of steps -> where the loop shows how it goes.
+        progress: number of steps -> where the loop shows how it goes. join: forms the process group; called when the rows
+            are there, so that reading and tokenising happen outside of any.
 
     Raises:
         UserError: rows that cannot be used, or a method or setting that does not fit the model.
@@ -133,6 +138,7 @@ def assemble_stage(setup: Setup, progress: Callable[[int], Progress]) -> Bench:
     save = saver(setup, attached)
     source = _source(setup, rows)
     settings = settings_of(stage, source.steps_per_epoch)
+    refuse_uneven(stage.name, stage.batch, parallel.size_here())
     shown = progress(settings.steps)
     parts = assemble(
         attached,
@@ -144,6 +150,8 @@ def assemble_stage(setup: Setup, progress: Callable[[int], Progress]) -> Bench:
         packed=setup.loaded.packs,
         save_model=save,
         scratch=setup.folder,
+        world=join(),
+        strategy=stage.parallel,
     )
     if any(need.startswith("ref.") for need in parts.spec.needs):
         visited = _visited(source, settings.steps, rows)
@@ -190,6 +198,7 @@ def _validate(
     setup: Setup, parts: Parts, held_out: Sequence[Row], micro_tokens: int
 ) -> Callable[[int], Mapping[str, float]] | None:
     """The evaluation of a stage: its loss on held-out rows, and sample replies written down to read along."""
+    leads = parts.world.rank == 0
     losses = validation(parts, held_out, micro_tokens=micro_tokens) if held_out else None
     samples = setup.stage.samples
     if losses is None and samples is None:
@@ -202,7 +211,7 @@ def _validate(
         answer = make_samples(parts.attached, tokenizer, samples.prompts, max_tokens=longest, template=setup.template)
 
     def validate(step: int) -> Mapping[str, float]:
-        if answer is not None:
+        if answer is not None and leads:
             rundir.trim_jsonl(path, lambda line: line["step"] < step)
             with rundir.append_jsonl(path) as log:
                 for row in answer(step):
@@ -255,29 +264,3 @@ def beside(folder: Path, tokenizer: Any, template: Template) -> None:
     known = [i for i in (own if isinstance(own, list) else [own]) if i is not None]
     config["eos_token_id"] = sorted({*known, *end_of_turn(tokenizer, template)[0]})
     rundir.write_json(path, config)
-
-
-def restore_best(bench: Bench, outcome: Outcome, folder: Path) -> None:
-    """After an early stop the best checkpoint's weights are the result."""
-    if not bench.settings.early_stop or outcome.best_step < 0 or outcome.best_step == outcome.step:
-        return
-    path = checkpoint.path_of(folder / "checkpoints", outcome.best_step)
-    checkpoint.restore(path, scorer=bench.parts.scorer, optimizer=bench.parts.optimizer)
-
-
-def write_result(setup: Setup, bench: Bench) -> dict[str, float]:
-    """Publish `result` in the stage's folder: the adapter as it is, or a whole model; returns how exact a merge was."""
-    draft = setup.folder / ".result.draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    facts: dict[str, float] = {}
-    with rundir.disk_errors(setup.folder), bench.parts.optimizer.averaged():
-        draft.mkdir(parents=True)
-        if setup.stage.merges:
-            merged, facts = merge.merge(bench.parts.attached)
-            merge.save_model(merged, setup.loaded.tokenizer, draft)
-            beside(draft, setup.loaded.tokenizer, setup.template)
-        else:
-            bench.save(str(draft))
-        rundir.write_manifest(draft)
-        rundir.publish(draft, setup.folder / "result")
-    return facts

@@ -52,7 +52,6 @@ STAGE_SETS = (
     "early_stop",
     "early_stop_mode",
     "patience",
-    "parallel",
 )
 LOOP = {f.name: f.default for f in dataclasses.fields(LoopSettings) if f.name not in STAGE_SETS}
 """Settings that a stage hands to the loop as they are, with their defaults; the others have fields of their own."""
@@ -135,6 +134,12 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
     for key in ("eval_every", "early_stop"):
         if getattr(stage, key) is not None and stage.validation is None:
             fail(key, f"{key} needs rows to evaluate on: add `validation: 0.1` or a file")
+    if stage.parallel == "fsdp" and stage.samples is not None:
+        fail(
+            "samples", "no process holds the whole model under parallel: fsdp; leave samples out, or use parallel: ddp"
+        )
+    if stage.parallel == "fsdp" and stage.loop.get("compile"):
+        fail("compile", "compile: true with parallel: fsdp is not built; use one of them")
     if stage.over_length == "split" and stage.objective.name == "dpo":
         fail("over_length", "pairs cannot be split into windows; write drop or truncate")
     if stage.then in ("continue", "stack") and stage.method.name not in ADAPTERS:

@@ -189,6 +189,9 @@ class Stage:
     save_every: int | None = option(None, "steps between checkpoints; default: five in a run", low=1)
     early_stop: EarlyStop | None = option(None, "end when it stops getting better")
     samples: Samples | None = option(None, "prompts answered at every evaluation")
+    parallel: Literal["ddp", "fsdp"] = option(
+        "ddp", "of several processes, each holds the whole model (ddp) or a shard of it (fsdp)"
+    )
     loop: dict[str, Any] = option(factory=dict)
 
     @property
@@ -227,4 +230,7 @@ class Recipe:
     seed: int = option(0, "of everything that is drawn", low=0, high=2**32 - 1)
     evaluate: Evaluate | None = option(None, "measured before and after")
     notify: Notify | None = option(None, "whom to tell at the end")
+    step_timeout_s: float = option(
+        1800.0, "several processes: a step that takes longer (evaluation and checkpoint included) ends the run", above=0
+    )
     track: tuple[str, ...] = option((), "send metrics to tensorboard, wandb or mlflow too")

@@ -23,7 +23,7 @@ from bottega.train.objectives import OBJECTIVES
 from bottega.workshop import cleaning
 from bottega.workshop.recipe import LOOP, Part, Recipe, Stage, without_none
 
-FREE = ("keep", "save_every", "samples", "allow_loss", "self_check")
+FREE = ("keep", "save_every", "samples", "allow_loss", "self_check", "parallel")
 """Keys of a stage that change nothing of what is trained; `eval_every` does where a run may stop early."""
 IDENTITIES = ("base", "tokenizer", "template")
 """What is known of a stage only when its model is loaded."""

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from bottega.core import rundir
 from bottega.core.textio import progress
 from bottega.workshop.cleaning import HELD, write_held
-from bottega.workshop.interrupt import REASON, Interrupts, Watched
+from bottega.workshop.interrupt import REASON, Watched
+from bottega.workshop.ranks import Ranks
 from bottega.workshop.record import Record, stage_record
 
 if TYPE_CHECKING:
+    from bottega.models.load import Loaded
     from bottega.workshop.recipe import Recipe, Stage
     from bottega.workshop.rows import StageRows
 
@@ -33,7 +35,7 @@ class Session:
     trust: str | None
     quiet: bool
     note: Callable[[str], None]
-    interrupts: Interrupts
+    ranks: Ranks
     spent: dict[str, Any] = field(default_factory=dict)
 
 
@@ -56,15 +58,16 @@ def run_stage(this: Session, number: int) -> dict[str, Any]:
     """Run one stage, or take its result from the folder if it has ended."""
     stage = this.recipe.stages[number]
     folder = folder_of(this.folder, number, stage)
-    if is_done(folder):
+    if this.ranks.decide(lambda: is_done(folder)):
         this.note(f"{stage.name}: done already")
         return dict(rundir.read_json(folder / "stage.json"))
-    this.interrupts.check()
+    this.ranks.interrupts.check()
     began, cpu = time.time(), time.process_time()
     this.note(f"{stage.name}: {stage.objective.name} with {stage.method.name}")
     try:
         facts = _train(this, number, folder)
-        rundir.write_json(folder / "stage.json", facts)
+        if this.ranks.leads:
+            rundir.write_json(folder / "stage.json", facts)
     finally:
         peak = (rundir.peak_memory_bytes() or 0) / 1e6
         spent = {"seconds": time.time() - began, "cpu_s": time.process_time() - cpu, "peak_mb": round(peak)}
@@ -75,28 +78,27 @@ def run_stage(this: Session, number: int) -> dict[str, Any]:
 def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     from bottega.data.chat import Template
     from bottega.train.trackers import Tracked
-    from bottega.workshop import build
+    from bottega.workshop import build, result
     from bottega.workshop.shard_cache import tokenizer_identity
 
-    plan, stage = this.recipe, this.recipe.stages[number]
-    before = plan.stages[number - 1] if number else None
-    start = str(folder_of(this.folder, number - 1, before) / "result") if before else plan.model
-    goes_on = before is not None and before.then == "continue"
-    revision = None if before else plan.revision
-    loaded = build.open_model(start, revision=revision, trust=this.trust, stage=stage, goes_on=goes_on)
+    plan, stage, leads = this.recipe, this.recipe.stages[number], this.ranks.leads
+    opened, start, goes_on = _start(this, number)
+    loaded = opened()
     for line in loaded.notes:
         this.note(f"{stage.name}: {line}")
     template = Template.find(stage.template, loaded.tokenizer)
     identities = {"tokenizer": tokenizer_identity(loaded.tokenizer), "template": template.sha256}
-    known = stage_record(stage, plan.seed)
-    this.record.check(stage.name, {**known, "base": loaded.identity, **identities})
+    if leads:
+        known = stage_record(stage, plan.seed)
+        this.record.check(stage.name, {**known, "base": loaded.identity, **identities})
     setup = build.Setup(
         stage=stage,
         loaded=loaded,
         template=template,
         seed=plan.seed,
         folder=folder,
-        start=start if before else plan.model,
+        start=start,
+        again=opened,
         goes_on=goes_on,
         note=this.note,
     )
@@ -104,31 +106,50 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
 
     def show(steps: int) -> Watched:
         inner: Any = progress(steps, stage.name, quiet=this.quiet)
-        if plan.track:
+        if plan.track and leads:
             inner = Tracked(inner, plan.track, folder=this.folder, run=plan.name, stage=stage.name)
-        shown.append(Watched(inner, this.interrupts))
+        shown.append(Watched(inner, this.ranks.interrupts, this.ranks.beat))
         return shown[-1]
 
     try:
-        bench = build.assemble_stage(setup, show)
+        bench = build.assemble_stage(setup, show, this.ranks.join)
         shown[-1].loop = bench.loop
-        rundir.write_json(folder / "intake.json", seen_from(this.folder, bench.rows.to_json()))
-        held_out = stage.validation.data if stage.validation else ()
-        write_held(folder / HELD, bench.rows.held, (*stage.data, *held_out))
+        if leads:
+            rundir.write_json(folder / "intake.json", seen_from(this.folder, bench.rows.to_json()))
+            held_out = stage.validation.data if stage.validation else ()
+            write_held(folder / HELD, bench.rows.held, (*stage.data, *held_out))
         for line in _account(bench.rows):
             shown[-1].note(line)
-        this.interrupts.check()
-        outcome = bench.loop.run()
+        this.ranks.interrupts.check()
+        with this.ranks.watched(plan.step_timeout_s):
+            outcome = bench.loop.run()
         if outcome.reason == REASON:
-            this.interrupts.check()
-        build.restore_best(bench, outcome, folder)
-        merged = build.write_result(setup, bench)
+            this.ranks.interrupts.check()
+        result.restore_best(bench, outcome, folder)
+        merged = result.write_result(setup, bench)
+        this.ranks.leave()
     finally:
         for one in shown:
             one.close()
     best = {"best": outcome.best, "best_step": outcome.best_step} if outcome.best is not None else {}
     method = {key: value for key, value in bench.parts.attached.facts.items() if isinstance(value, int | float | str)}
     return {"steps": outcome.step, "ended": outcome.reason, **best, **outcome.last, **merged, "method": method}
+
+
+def _start(this: Session, number: int) -> tuple[Callable[[], Loaded], str, bool]:
+    """How the model that a stage starts from is opened, what it is called, and whether its adapter is trained on."""
+    from bottega.workshop import build
+
+    plan, stage = this.recipe, this.recipe.stages[number]
+    before = plan.stages[number - 1] if number else None
+    start = str(folder_of(this.folder, number - 1, before) / "result") if before else plan.model
+    goes_on = before is not None and before.then == "continue"
+    revision = None if before else plan.revision
+
+    def opened() -> Loaded:
+        return build.open_model(start, revision=revision, trust=this.trust, stage=stage, goes_on=goes_on)
+
+    return opened, start, goes_on
 
 
 def _account(rows: StageRows) -> list[str]:

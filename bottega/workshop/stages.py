@@ -16,18 +16,19 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.core import rundir
 from bottega.core.config import dump_yaml
-from bottega.core.errors import UserError
 from bottega.core.textio import progress, table
 from bottega.models import locate, safety
+from bottega.workshop import launch
 from bottega.workshop import recipe as recipes
-from bottega.workshop.interrupt import Interrupts
 from bottega.workshop.measure import check_tasks, gates, measure
+from bottega.workshop.ranks import Ranks
 from bottega.workshop.record import Record, git_commit, stage_record
 from bottega.workshop.stage import Session, folder_of, has_begun, is_done, run_stage, seen_from
 
@@ -53,6 +54,12 @@ class RunResult:
     def exit_code(self) -> int:
         return 1 if self.gates else 0
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunResult:
+        """What `to_json` gave."""
+        kept = {name: data[name] for name in ("name", "stages", "scorecards", "report")}
+        return cls(**kept, folder=Path(data["folder"]), model=Path(data["model"]), gates=tuple(data["gates"]))
+
     def to_json(self) -> dict[str, Any]:
         """As printed by `run --json`."""
         return {
@@ -77,52 +84,69 @@ def run(
     allow_loss: int | None = None,
     trust_code: str | None = None,
     quiet: bool = False,
+    print_launch: bool = False,
 ) -> RunResult | dict[str, Any]:
-    """Run a recipe, or go on with the run that lies in `out` (default: runs/NAME).
+    """Run a recipe, or go on with the run that lies in `out` (default: runs/NAME); under torchrun, all processes together.
 
     Args:
         recipe: a file, or the same as a mapping. overrides: `key=value` texts.
         allow_change: recorded inputs that may differ now, such as `adapt.data`. allow_loss: bad rows that each source
             may lose.
         trust_code: a 40-hex revision at which the model's own code may run.
+        print_launch: only say which torchrun commands run this recipe as several processes.
 
     Returns:
-        The result; with dry_run, the plan.
+        The result; with dry_run, the plan; with print_launch, the commands.
 
     Raises:
         UserError: see core/errors.py for each kind and its exit code.
     """
-    plan = recipes.load(recipe, overrides)
-    if allow_loss is not None:
-        plan = recipes.allow_loss(plan, allow_loss)
-    folder = Path(out) if out is not None else Path("runs") / plan.name
-    check_tasks(plan)
-    _check_base(plan.model, trust_code)
-    if (folder / "stages").is_dir():
-        safety.refuse_pickles(folder / "stages")
-    if dry_run:
-        return _plan(plan, folder, allow_change)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("bottega run trains in one process so far; start it without torchrun")
-    with rundir.lock(folder), rundir.disk_errors(folder), Interrupts() as interrupts:
-        shown = progress(None, plan.name, quiet=quiet)
+    with Ranks() as ranks:
+        plan = recipes.load(recipe, overrides)
+        if allow_loss is not None:
+            plan = recipes.allow_loss(plan, allow_loss)
+        folder = ranks.folder = Path(out) if out is not None else Path("runs") / plan.name
+        check_tasks(plan)
+        _check_base(plan.model, trust_code)
+        if (folder / "stages").is_dir():
+            safety.refuse_pickles(folder / "stages")
+        if print_launch:
+            return launch.launch(plan, recipe, overrides, folder)
+        if dry_run:
+            return _plan(plan, folder, allow_change)
+        for stage in plan.stages:
+            launch.refuse_uneven(stage.name, stage.batch, ranks.size)
+        return _together(plan, folder, ranks, allow_change=allow_change, trust=trust_code, quiet=quiet)
+
+
+def _together(
+    plan: Recipe, folder: Path, ranks: Ranks, *, allow_change: Iterable[str], trust: str | None, quiet: bool
+) -> RunResult:
+    """The run itself: the first of several processes holds the folder, writes and speaks; the others train with it."""
+    holding = rundir.lock(folder) if ranks.leads else nullcontext()
+    with holding, rundir.disk_errors(folder), ranks.listening():
+        shown = progress(None, plan.name, quiet=quiet or not ranks.leads)
         this = Session(
             recipe=plan,
             folder=folder,
             record=Record(folder, plan, allow_change),
-            trust=trust_code,
-            quiet=quiet,
+            trust=trust,
+            quiet=quiet or not ranks.leads,
             note=shown.note,
-            interrupts=interrupts,
+            ranks=ranks,
         )
         shown.close()
-        return _run(this)
+        if ranks.leads:
+            return RunResult.from_json(ranks.decide(_run(this).to_json))
+        for number in range(len(plan.stages)):
+            run_stage(this, number)
+        return RunResult.from_json(ranks.decide(dict))
 
 
 def run_text(result: RunResult | dict[str, Any]) -> str:
     """What a run or a plan comes to, for people."""
     if isinstance(result, dict):
-        return _plan_text(result)
+        return launch.launch_text(result) if "launch" in result else _plan_text(result)
     rows = [
         (name, facts.get("steps"), facts.get("loss"), facts.get("eval.loss")) for name, facts in result.stages.items()
     ]
