@@ -102,7 +102,7 @@ def format_of(path: str | Path, *, columns: Mapping[str, str] | None = None) -> 
     Raises:
         UserError: the columns fit no format.
     """
-    if Path(path).suffix.lower() in documents.SUFFIXES:
+    if "://" not in str(path) and Path(path).suffix.lower() in documents.SUFFIXES:
         return "text"
     head = [record for _, record in itertools.islice(read(path, columns=columns), 64)]
     good = [record for record in head if not isinstance(record, Problem)]

@@ -18,7 +18,7 @@ from bottega.data.formats import format_of, samples
 from bottega.data.intake import BIG_FILE, SHARE, Ledger
 from bottega.data.near import groups
 from bottega.data.prepare import Plan, encoded, fitted, unfit
-from bottega.data.sources import Problem, find
+from bottega.data.sources import Problem, places
 from bottega.data.split import text_of
 
 MAX_PROBLEMS = 50
@@ -54,8 +54,14 @@ def check(
     if tokenizer is not None and good:
         account = _lengths(good, problems, tokenizer, template, mask, max_tokens)
     rows, bad = _per_file(good, problems)
+    by_name = {str(place): place for place in places(paths)}
     files = [
-        {"file": file, "rows": rows[file], "format": format or _format(file, columns), "bad": bad[file]}
+        {
+            "file": file,
+            "rows": rows[file],
+            "format": format or _format(by_name.get(file, file), columns),
+            "bad": bad[file],
+        }
         for file in rows
     ]
     stopping = [file for file in rows if bad[file] and (rows[file] <= BIG_FILE or bad[file] > SHARE * rows[file])]
@@ -94,7 +100,7 @@ def _read(
 
 def _file_by_file(paths: Paths, format: str | None, columns: Mapping[str, str] | None) -> Iterator[Sample | Problem]:
     """Samples of every file; where there are several, one that cannot be read at all is a problem and the others go on."""
-    files = find([paths] if isinstance(paths, str | Path) else paths)
+    files = places(paths)
     for file in files:
         try:
             yield from samples([file], format=format, columns=columns)
@@ -110,7 +116,7 @@ def _per_file(good: Sequence[Sample], problems: Sequence[Problem]) -> tuple[Coun
     return Counter(file for file, _ in sorted(every)), Counter(file for file, _ in lost)
 
 
-def _format(file: str, columns: Mapping[str, str] | None) -> str:
+def _format(file: Any, columns: Mapping[str, str] | None) -> str:
     try:
         return format_of(file, columns=columns) or "unknown"
     except UserError:  # the file is among the problems already
@@ -226,7 +232,7 @@ def stats(
     same, near = (len(texts) - len(set(groups(texts, threshold=t))) for t in (1.0, 0.8))
     turns = [turn for sample in good for turn in _turns(sample)]
     result: dict[str, Any] = {
-        "files": [str(file) for file in find([paths] if isinstance(paths, str | Path) else paths)],
+        "files": [str(file) for file in places(paths)],
         "rows": len(good),
         "not_usable": len(problems),
         "kinds": dict(Counter(type(sample).__name__.lower() for sample in good)),

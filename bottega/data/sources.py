@@ -1,6 +1,7 @@
 """Files to records: json, jsonl, csv, tsv, parquet, arrow, MDS shards and documents, each record with the place it was read at.
 
-Left out: remote sources (SQL, Hub, object stores), compressed files; what a record means is the business of formats.py.
+Left out: compressed files; remote sources (SQL, Hub, object stores), which remote.py reads; what a record means, which is
+the business of formats.py.
 
 A bad record never disappears: it is yielded as a Problem, in its place, and reading goes on behind it.
 """
@@ -11,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -77,6 +79,24 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
     return found
 
 
+def places(paths: Any) -> list[Any]:
+    """Files behind `paths` as `find` gives them, and remote sources (remote.py) where a path is a URL.
+
+    Raises:
+        UserError: as `find` and `remote.places`.
+    """
+    found: list[Any] = []
+    listed: list[Any] = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    for given in listed:
+        if isinstance(given, Path) or "://" not in os.fspath(given):
+            found += find([given])
+        else:
+            from bottega.data import remote
+
+            found += remote.places(remote.remote(given))
+    return found
+
+
 def read(paths: str | Path | Iterable[str | Path], *, columns: Mapping[str, str] | None = None) -> Iterator[Read]:
     """Every record of every file, in order, each with its place; what cannot be read is a Problem in its place.
 
@@ -88,11 +108,11 @@ def read(paths: str | Path | Iterable[str | Path], *, columns: Mapping[str, str]
     Raises:
         UserError: a path is missing, a file is empty, or an optional package for its kind is not installed.
     """
-    for path in find([paths] if isinstance(paths, str | Path) else paths):
-        if path.stat().st_size == 0:
+    for path in places(paths):
+        if isinstance(path, Path) and path.stat().st_size == 0:
             raise UserError(f"{path} is empty; give a file with at least one row")
         any_record = False
-        for where, record in _read_file(path):
+        for where, record in _open(path):
             any_record = True
             yield where, (_renamed(record, columns, where) if columns and not isinstance(record, Problem) else record)
         if not any_record:
@@ -101,7 +121,7 @@ def read(paths: str | Path | Iterable[str | Path], *, columns: Mapping[str, str]
 
 def read_span(path: str | Path, span: Span, *, columns: Mapping[str, str] | None = None) -> Iterator[Read]:
     """The records of a stretch of a file that `spans` found, with the places they have in the whole file."""
-    for where, record in _read_jsonl(Path(path), span) if span != WHOLE else _read_file(Path(path)):
+    for where, record in _read_jsonl(Path(path), span) if span != WHOLE else read_file(Path(path)):
         yield where, (_renamed(record, columns, where) if columns and not isinstance(record, Problem) else record)
 
 
@@ -129,7 +149,15 @@ def spans(path: str | Path, *, size: int) -> tuple[str, list[Span]]:
     return digest.hexdigest(), [WHOLE] if len(found) == 1 or not cuts else found
 
 
-def _read_file(path: Path) -> Iterator[Read]:
+def _open(place: Any) -> Iterator[Read]:
+    if isinstance(place, Path):
+        return read_file(place)
+    from bottega.data import remote
+
+    return remote.records(place)
+
+
+def read_file(path: Path) -> Iterator[Read]:
     suffix = path.suffix.lower()
     if suffix in LINES:
         return _read_jsonl(path)
@@ -273,13 +301,13 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Read]:
             elif len(cells) != len(header):
                 yield where, Problem(where, f"{len(cells)} cells where the header has {len(header)}")
             else:
-                yield where, {name: _cell(name, cell) for name, cell in zip(header, cells)}
+                yield where, {name: column_value(name, cell) for name, cell in zip(header, cells)}
     except csv.Error as error:
         where = Where(str(path), reader.line_num)
         yield where, Problem(where, f"broken table from here on: {error}")
 
 
-def _cell(name: str, text: str) -> Any:
+def column_value(name: str, text: str) -> Any:
     """A cell as its text; nothing when empty; turns (and alpaca's history) written as JSON as what they are."""
     if not (text.startswith("[") and text.endswith("]")):
         return text or None

@@ -234,7 +234,7 @@ def read_sources(
     for part, found, gone in zip(parts, sources.found, sources.gone):
         if gone and all(isinstance(row, Problem) for row in found):
             went = ", ".join(f"{reason} {count:,}" for reason, count in gone.items())
-            raise UserError(f"no row of {part.path} is left after cleaning ({went}); loosen a step or leave it out")
+            raise UserError(f"no row of {part.source} is left after cleaning ({went}); loosen a step or leave it out")
     return sources
 
 
@@ -261,7 +261,7 @@ def _items(number: int, part: Part, sources: Sources) -> Iterator[Item]:
     from bottega.data.pieces import row_key
     from bottega.data.sources import Problem
 
-    for sample in samples(part.path, format=part.format, columns=part.columns):
+    for sample in samples(part.source, format=part.format, columns=part.columns):
         if isinstance(sample, Problem):
             sources.found[number].append(sample)
         else:

@@ -14,7 +14,7 @@ from bottega.core.config import dump_yaml
 from bottega.core.errors import UserError
 from bottega.core.types import Conversation, Document, Labelled, Preference, Turn
 from bottega.data.formats import format_of, samples
-from bottega.data.sources import Problem, find
+from bottega.data.sources import Problem, places
 
 CHARACTERS_PER_TOKEN = 4
 OBJECTIVES: dict[type, str] = {Document: "pretrain", Conversation: "sft", Preference: "dpo"}
@@ -85,8 +85,8 @@ def _look(path: str, format: str | None) -> dict[str, Any]:
         raise UserError(f"{path} holds labelled texts; no objective learns from labels yet: give chats, texts or pairs")
     return {
         "data": path,
-        "files": len(find([path])),
-        "format": format or format_of(find([path])[0]),
+        "files": len(places(path)),
+        "format": format or format_of(places(path)[0]),
         "objective": OBJECTIVES[kind],
         "rows": sum(counts.values()),
         "bad": bad,

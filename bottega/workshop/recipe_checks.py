@@ -15,13 +15,15 @@ from bottega.core.config import Marks, closest, convert
 from bottega.core.errors import UserError
 from bottega.core.strictyaml import Path as Keys
 from bottega.data.chat import Template, starting
+from bottega.data.remote import check as check_remote
+from bottega.data.remote import holds_password, is_remote, masked
 from bottega.models.methods import METHODS, method
 from bottega.train import trackers
 from bottega.train.objectives import OBJECTIVES
 from bottega.train.schedule import SCHEDULES
 from bottega.train.settings import OF_OPTIMIZER, LoopSettings, conflicts
 from bottega.workshop import cleaning, recipe_file, recipe_mixtures
-from bottega.workshop.recipe_parts import ADAPTERS, MERGING, Choice, Recipe, Stage
+from bottega.workshop.recipe_parts import ADAPTERS, MERGING, Choice, Part, Recipe, Stage
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 OBJECTIVES_HERE = ("pretrain", "sft", "dpo")
@@ -123,8 +125,14 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
         fail("data", f"the stage {stage.name} has no data")
     for key, parts in (("data", stage.data), ("validation", stage.validation.data if stage.validation else ())):
         for part in parts:
-            if "://" in part.path:
-                fail(key, f"{part.path} is remote; only local files and folders are read so far: download it first")
+            if is_remote(part.path):
+                for said in _check_remote(part):
+                    fail(key, said)
+            elif part.query is not None or part.password is not None:
+                fail(
+                    key,
+                    f"query and password are for a database, and {recipe_file.short(part.path)} is none; leave them out",
+                )
             elif not Path(part.path).exists():
                 fail(key, f"there is no file or folder {recipe_file.short(part.path)}")
     if stage.validation and any(part.weight is not None or part.epochs is not None for part in stage.validation.data):
@@ -156,6 +164,19 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
     if stage.then == "continue" and following and following.method != stage.method:
         fail("then", f"`then: continue` needs the same method in the stage {following.name}; write merge")
     return mistakes
+
+
+def _check_remote(part: Part) -> list[str]:
+    """Mistakes in a remote source that show without opening it."""
+    if holds_password(part.path):
+        return [
+            f"{masked(part.path)} holds a password; take it out and write `password: ${{env:NAME}}` beside the path"
+        ]
+    try:
+        check_remote(part.source)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _check_clean(stage: Stage, marks: Marks, place: Keys) -> list[str]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,10 @@ def _anchored(data: Any, folder: Path, key: str = "") -> Any:
         return {k: v if k in OPAQUE else _anchored(v, folder, k if isinstance(k, str) else "") for k, v in data.items()}
     if isinstance(data, list):
         return [_anchored(item, folder, key) for item in data]
-    if not isinstance(data, str) or "://" in data or key not in PATHS + MAYBE_PATHS:
+    if not isinstance(data, str) or key not in PATHS + MAYBE_PATHS:
         return data
+    if "://" in data:
+        return _moved(data, lambda path: os.path.normpath(os.path.join(os.path.abspath(folder), path)))
     path = os.path.normpath(os.path.join(os.path.abspath(folder), os.path.expanduser(data)))
     return path if key in PATHS or os.path.exists(path) else data
 
@@ -145,12 +148,25 @@ def relative(data: Any, folder: Path, key: str = "") -> Any:
         return {k: v if k in OPAQUE else relative(v, folder, k if isinstance(k, str) else "") for k, v in data.items()}
     if isinstance(data, list):
         return [relative(item, folder, key) for item in data]
+    if isinstance(data, str) and key in PATHS and "://" in data:
+        return _moved(data, lambda path: os.path.relpath(path, folder))
     if not isinstance(data, str) or key not in PATHS + MAYBE_PATHS or not os.path.isabs(data):
         return data
     try:
         return os.path.relpath(data, folder)
     except ValueError:  # another drive
         return data
+
+
+def _moved(url: str, move: Callable[[str], str]) -> str:
+    """A URL of a local file or folder (sqlite:///FILE, hub://./FOLDER) with its path moved; any other URL as it is."""
+    if not url.startswith(("sqlite:///", "hub:///", "hub://./")):
+        return url
+    prefix = "sqlite:///" if url.startswith("sqlite") else "hub://"
+    path, mark, rest = re.split(r"([?#]|$)", url.removeprefix(prefix), maxsplit=1)
+    path = move(path)
+    near = "./" if prefix == "hub://" and not os.path.isabs(path) else ""
+    return f"{prefix}{near}{path}{mark}{rest}"
 
 
 def _override(

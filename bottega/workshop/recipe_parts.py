@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from bottega.core.config import Secret, option
 from bottega.core.errors import UserError
+from bottega.data.remote import is_remote, remote
 
 ADAPTERS = ("lora", "prefix")
 MERGING = ("lora",)
@@ -39,7 +40,11 @@ class Choice:
 class Part:
     """One source of rows: a file or a folder, its share in the mixture, and how to read it."""
 
-    path: str = option(help="a file or a folder")
+    path: str = option(
+        help="a file, a folder, or a URL: sqlite:///FILE, postgresql://..., hub://OWNER/NAME, s3://..., gs://..."
+    )
+    query: str | None = option(None, "of a database: a SELECT, or a table's name")
+    password: Secret | None = option(None, "of a database; write ${env:NAME}")
     weight: float | None = option(None, "share of the rows drawn from this source; 0: none", low=0)
     epochs: float | None = option(None, "times through this source, at most, in the whole stage", above=0)
     format: str | None = option(None, "the format's name; default: found by looking")
@@ -47,6 +52,13 @@ class Part:
     clean: tuple[Choice, ...] | None = option(
         None, "cleaning steps for this source, in order: exact, near, personal, ..."
     )
+
+    @property
+    def source(self) -> Any:
+        """What the data room reads: the path, or the remote source with its query and password."""
+        if not is_remote(self.path):
+            return self.path
+        return remote(self.path, query=self.query or "", password=self.password.reveal() if self.password else "")
 
     @staticmethod
     def shorthand(value: Any) -> Any:

@@ -17,6 +17,8 @@ from typing import Any
 from bottega.core import rundir, table
 from bottega.core.config import plain
 from bottega.core.errors import Mismatch
+from bottega.data.remote import fingerprint as remote_fingerprint
+from bottega.data.remote import is_remote, masked
 from bottega.data.sources import find
 from bottega.models.methods import METHODS
 from bottega.train.objectives import OBJECTIVES
@@ -34,17 +36,22 @@ def fingerprint(part: Part) -> dict[str, Any]:
     """The files of a source with size and sha256, and one hash over them all, names relative to the source."""
     import hashlib
 
-    root = Path(part.path)
-    whole, files = hashlib.sha256(), []
-    for path in find([root]):
-        name = path.relative_to(root).as_posix() if root.is_dir() else path.name
-        content = rundir.sha256(path)
-        files.append({"name": name, "bytes": path.stat().st_size, "sha256": content})
-        whole.update(f"{content}\0".encode())
+    root, whole = Path(part.path), hashlib.sha256()
+    files: list[dict[str, Any]] = []
+    if is_remote(part.path):
+        read = [(masked(name), size, content) for name, size, content in remote_fingerprint(part.source)]
+        files += [{"name": name, "bytes": size, "sha256": content} for name, size, content in read]
+    else:
+        for path in find([root]):
+            name = path.relative_to(root).as_posix() if root.is_dir() else path.name
+            files.append({"name": name, "bytes": path.stat().st_size, "sha256": rundir.sha256(path)})
+    for file in files:
+        whole.update(f"{file['sha256']}\0".encode())
     options = without_none(
         {
             "weight": part.weight,
             "epochs": part.epochs,
+            "query": part.query,
             "format": part.format,
             "columns": part.columns,
             "clean": cleaning.record(part.clean),

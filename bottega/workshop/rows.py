@@ -20,6 +20,7 @@ from bottega.data.clean.account import Account
 from bottega.data.clean.held import Keys
 from bottega.data.holdout import hold_out
 from bottega.data.intake import Intake
+from bottega.data.remote import is_remote
 from bottega.data.shards import ShardRows
 from bottega.data.sources import find
 from bottega.data.tokenise import Corpus, shards
@@ -144,6 +145,8 @@ def _why_in_memory(stage: Stage) -> str:
     """What needs all rows at once; nothing where they may lie on disk."""
     if stage.validation and stage.validation.share:
         return f"validation: {stage.validation.share} compares all rows with one another"
+    if any(is_remote(part.path) for part in stage.data):
+        return "a remote source is read in one pass"
     if stage.clean or any(part.clean for part in stage.data):
         return "clean: rows are cleaned in one pass (`bottega data clean` beforehand keeps them on disk)"
     return ""
@@ -151,7 +154,8 @@ def _why_in_memory(stage: Stage) -> str:
 
 def shards_wanted(stage: Stage) -> tuple[bool, str]:
     """Whether the training rows lie on disk, and why."""
-    size = sum(file.stat().st_size for part in stage.data for file in find([part.path]))
+    local = [part.path for part in stage.data if not is_remote(part.path)]
+    size = sum(file.stat().st_size for file in find(local))
     wanted = size >= SHARD_BYTES if stage.shards is None else stage.shards
     said = "shards: true" if stage.shards else f"{size / 1e6:,.0f} MB of files, from {SHARD_BYTES / 1e6:,.0f} MB on"
     return wanted, f"the rows lie on disk in shards ({said})"
