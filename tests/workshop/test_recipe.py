@@ -118,7 +118,7 @@ stages:
         ("{objective: dpo, data: prefs.jsonl, over_length: split}", "pairs cannot be split"),
         ("{objective: sft, data: chats.jsonl, method: {name: lora, rank: 0}}", "rank 0 is outside"),
         ("{objective: sft, data: chats.jsonl, validation: {share: 0.1, data: [replay.jsonl]}}", "not both"),
-        ("{objective: sft, data: s3://bucket/x.jsonl}", "download it first"),
+        ("{objective: sft, data: ftp://host/x.jsonl}", "which is not read; known: sqlite:"),
         ("{objective: ppo, data: prefs.jsonl}", "there is no objective 'ppo'"),
         ("{objective: sft, data: chats.jsonl, mask: from:x}", "there is no mask 'from:x'; choose assistant, last"),
         ("{objective: sft, data: chats.jsonl, mask: from:²}", "there is no mask 'from:²'"),
