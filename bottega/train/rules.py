@@ -313,11 +313,13 @@ class ScheduleFree:
             state["weight_sum"] += share
             state["exp_avg_sq"].mul_(b2).addcmul_(g, g, value=1 - b2)
             root = (state["exp_avg_sq"] / (1 - b2 ** float(state["step"]))).sqrt_().add_(self.hyper.eps)
-            update = (g / root).add_(y, alpha=weight_decay)
-            x = self.average(y, state)
+            update = torch.div(g, root, out=root)
+            if weight_decay:
+                update.add_(y, alpha=weight_decay)
+            c = share / max(float(state["weight_sum"]), 1e-300)
+            y.add_(state["z"], alpha=b1 - 1)  # b1 x, with the z before the step
             state["z"].sub_(update, alpha=lr)
-            x.lerp_(state["z"], share / max(float(state["weight_sum"]), 1e-300))
-            y.copy_(x.lerp_(state["z"], 1 - b1))
+            y.mul_(1 - c).add_(state["z"], alpha=1 - b1 + b1 * c)
 
     def average(self, weights: Tensor, state: dict[str, Tensor]) -> Tensor:
         """x, of which `weights` hold y."""

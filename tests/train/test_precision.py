@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bottega.core.errors import Diverged, UserError
@@ -93,6 +94,22 @@ def test_the_scale_grows_after_good_steps_and_gives_up_where_only_the_model_can_
     scale.value = 2.0**-10
     with pytest.raises(Diverged, match="step 7: fp16 overflows even with the loss scaled by 0.000488281"):
         scale.judge(math.nan, 7)
+
+
+def test_a_schedule_free_checkpoint_holds_the_average_for_others_and_the_weights_for_itself(llama, tmp_path):
+    options = {"optimizer": "schedule_free", "beta1": 0.9, "lr": 1e-2, "steps": 6, "eval_every": 3}
+    loop = make_loop(llama, tmp_path, **options)
+    seen = []
+    name, parameter = next(iter(loop.parts.scorer.named_parameters()))
+    loop.parts.validate = lambda step: seen.append(parameter.detach().clone()) or {"loss": 1.0}
+    loop.run()
+    held = checkpoint.path_of(tmp_path / "checkpoints", 6)
+    model, own = (load_file(held / part) for part in ("model/model.safetensors", "state/weights.safetensors"))
+    state = loop.parts.optimizer.state[parameter]
+    average = (parameter.detach() - 0.1 * state["z"]) / 0.9
+    assert torch.equal(own[name], parameter) and not torch.equal(own[name], model[name.removeprefix("model.")])
+    torch.testing.assert_close(model[name.removeprefix("model.")], average)
+    assert torch.equal(seen[-1], model[name.removeprefix("model.")])
 
 
 class Counting(TorchDispatchMode):
