@@ -234,7 +234,7 @@ class Loop:
                 f"step {self.step}: the loss is exactly 0, so no token is being learned: look at the rows with `data inspect`"
             )
         if self.check is not None and self.step >= self.check.steps:
-            self.check.finish(self.parts.scorer, self.progress.note)
+            self.check.finish(self.parts.scorer, self.progress.note, self.parts.optimizer.moves_unseen)
             self.check = None
 
     def _score(self, rows: Sequence[Row], needs: Sequence[str], view: str = "policy") -> list[dict[str, Any]]:

@@ -94,6 +94,11 @@ class Optimizer:
         home = {name: value.to(parameter.device) if value.ndim else value for name, value in state.items()}
         self.state[parameter] = self.store.keep(home)
 
+    def moves_unseen(self, parameter: nn.Parameter) -> bool:
+        """Whether the fp32 copy of a 16-bit weight has moved by less than the weight's last bit shows."""
+        master = self.state.get(parameter, {}).get("master")
+        return master is not None and not torch.equal(master, parameter.detach().to(master))
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop all gradients."""
         assert set_to_none
