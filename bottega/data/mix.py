@@ -21,6 +21,11 @@ class Chain(Sequence[Row]):
         self.sources = sources
         self.ends = list(accumulate(len(source) for source in sources))
 
+    def numbered(self, first: int) -> Chain:
+        """The same rows, their indices counted from `first`; the sources must be able to."""
+        starts = [first, *(first + end for end in self.ends[:-1])]
+        return Chain([rows.numbered(start) for rows, start in zip(self.sources, starts)])  # type: ignore[attr-defined]
+
     def __len__(self) -> int:
         return self.ends[-1]
 

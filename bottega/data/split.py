@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,25 @@ def split(
         _deal(strata[label], shares, f"{seed}:{label}", parts)
     _fill_empty(parts, bundles)
     return {name: [rows[i] for i in sorted(places)] for name, places in parts.items()}
+
+
+def place_of_held_out(texts: Iterable[str], *, share: float, seed: int) -> list[int]:
+    """Places of the texts that `split` with these shares puts into `validation`; the texts themselves are not kept.
+
+    Raises:
+        UserError: there are too few.
+    """
+    shares = {"train": 1 - share, "validation": share}
+    leader = groups(texts, threshold=THRESHOLD)
+    if len(leader) < 2:
+        raise UserError(f"validation: {share} needs at least 2 rows to split, and there is {len(leader)}; give a file")
+    bundles: dict[int, list[int]] = defaultdict(list)
+    for place, first in enumerate(leader):
+        bundles[first].append(place)
+    parts: dict[str, list[int]] = {name: [] for name in shares}
+    _deal(list(bundles.values()), shares, f"{seed}:", parts)
+    _fill_empty(parts, list(bundles.values()))
+    return sorted(parts["validation"])
 
 
 def _check(shares: Mapping[str, float], num_rows: int, stratify: Any, time: Any) -> None:

@@ -24,6 +24,7 @@ from bottega.data import formats, prepare
 from bottega.data.chat import Template
 from bottega.data.intake import Intake, Ledger
 from bottega.data.shards import HEADER, ShardRows, Writer, write_header
+from bottega.data.sides import Side
 from bottega.data.sources import Span, find, spans
 
 CODE_VERSION = 1
@@ -46,6 +47,8 @@ class Corpus:
     identity: str
     format: str | None = None
     columns: Mapping[str, str] | None = None
+    side: tuple[str, int, str] | None = None
+    """A file of held-out places (sides.py), the source's number in it, and which side this is."""
 
 
 def shards(
@@ -67,6 +70,19 @@ def shards(
     Raises:
         UserError: as `prepare.rows`. Unsafe: a shard that was there is damaged.
     """
+    rows, counted = kept(corpus, tokenizer, cache=cache, run_jobs=run_jobs, note=note)
+    return rows, account([rows], [counted], allow_loss)
+
+
+def kept(
+    corpus: Corpus,
+    tokenizer: Any,
+    *,
+    cache: Path,
+    run_jobs: RunJobs | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> tuple[ShardRows, dict[str, Any]]:
+    """`shards`, with what its ledger counted in place of the finished account."""
     files = find([corpus.path])
     scanned = [spans(file, size=PART_BYTES) for file in files]
     key = key_of(corpus, [digest for digest, _ in scanned])
@@ -79,7 +95,7 @@ def shards(
     else:
         note(f"tokenised before, in {folder}")
     rows = ShardRows(folder)
-    return rows, _account(rows, [str(file) for file in files], allow_loss)
+    return rows, _counted(rows, [str(file) for file in files])
 
 
 def key_of(corpus: Corpus, digests: Sequence[str]) -> str:
@@ -92,6 +108,7 @@ def key_of(corpus: Corpus, digests: Sequence[str]) -> str:
         "plan": asdict(corpus.plan),
         "format": corpus.format,
         "columns": dict(corpus.columns or {}),
+        "side": [Path(corpus.side[0]).name, *corpus.side[1:]] if corpus.side else None,
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -127,6 +144,8 @@ def _build(
         "plan": asdict(corpus.plan),
         "template": {**asdict(corpus.template), "tokens": [list(pair) for pair in corpus.template.tokens]},
         "columns": dict(corpus.columns) if corpus.columns else None,
+        "side": list(corpus.side) if corpus.side else None,
+        "files": [str(file) for file in files],
         "ids": "uint16" if len(tokenizer) <= 1 << 16 else "uint32",
     }
     with rundir.disk_errors(folder):
@@ -187,11 +206,16 @@ def write_part(folder: Path, number: int, tokenizer: Any) -> None:
     tokens = tuple((name, value) for name, value in known["tokens"])
     template = Template(name=known["name"], source=known["source"], tokens=tokens)
     ledger, writer, error = Ledger(), Writer(folder, f"{number:05d}", ids=job["ids"]), None
-    samples = (
+    samples: Iterator[Any] = (
         sample
         for file, start, end, line, format in job["parts"][number]
         for sample in formats.span_samples(file, Span(start, end, line), format=format, columns=job["columns"])
     )
+    if job["side"]:
+        place, source, side = job["side"]
+        mine = {file for file, *_ in job["parts"][number]}
+        files = {file: i for i, file in enumerate(job["files"]) if file in mine}
+        samples = Side(place, source, files, side)(samples)
     try:
         for row in prepare.iterate(samples, tokenizer, template, plan=plan, ledger=ledger):
             writer.add(row)
@@ -202,17 +226,27 @@ def write_part(folder: Path, number: int, tokenizer: Any) -> None:
     )
 
 
-def _account(rows: ShardRows, files: Sequence[str], allow_loss: int | None) -> Intake:
-    """The Intake, its files called what they are called now."""
+def _counted(rows: ShardRows, files: Sequence[str]) -> dict[str, Any]:
+    """What the ledger counted, its files called what they are called now."""
     names = dict(zip(rows.header["files"], files, strict=True))
     counted = dict(rows.header["ledger"])
     for key in ("files", "first", "lost"):
         counted[key] = {names[name]: value for name, value in counted[key].items()}
     counted["examples"] = [_renamed(text, names) for text in counted["examples"]]
+    return counted
+
+
+def account(rows: Sequence[ShardRows], counted: Sequence[Mapping[str, Any]], allow_loss: int | None) -> Intake:
+    """The account of one or more sources together.
+
+    Raises:
+        UserError: as `Ledger.close`.
+    """
     ledger = Ledger(allow_loss)
-    ledger.absorb(counted)
-    trained = sum(shard["trained"] for shard in rows.shards)
-    return ledger.close(taken=len(rows), tokens=rows.num_tokens, trained=trained)
+    for one in counted:
+        ledger.absorb(one)
+    trained = sum(shard["trained"] for one in rows for shard in one.shards)
+    return ledger.close(taken=sum(map(len, rows)), tokens=sum(one.num_tokens for one in rows), trained=trained)
 
 
 def _renamed(text: str, names: Mapping[str, str]) -> str:

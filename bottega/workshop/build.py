@@ -190,7 +190,7 @@ def _with_references(
     flat = scored([row for one in rows.train for row in one if row.index in visited], "reference.safetensors")
     known = {row.index: row for row in flat}
     train = [[known.get(row.index, row) for row in one] for one in rows.train]
-    held_out = scored(rows.held_out, "reference-validation.safetensors")
+    held_out = scored(list(rows.held_out), "reference-validation.safetensors")
     return dataclasses.replace(rows, train=train, held_out=held_out)
 
 

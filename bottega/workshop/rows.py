@@ -20,16 +20,16 @@ from bottega.data.clean.account import Account
 from bottega.data.clean.held import Keys
 from bottega.data.holdout import hold_out
 from bottega.data.intake import Intake
+from bottega.data.mix import Chain
 from bottega.data.remote import is_remote
 from bottega.data.shards import ShardRows
 from bottega.data.sources import find
-from bottega.data.tokenise import Corpus, shards
 from bottega.models.generate import context_limit
 from bottega.models.load import Loaded
 from bottega.train.objectives import OBJECTIVES
 from bottega.workshop.cleaning import Sources, read_sources
-from bottega.workshop.recipe import Part, Stage
-from bottega.workshop.shard_cache import cache_folder, num_workers, runner, tokenizer_identity
+from bottega.workshop.recipe import Stage
+from bottega.workshop.shard_rows import ShardCache
 
 DEFAULT_MAX_TOKENS = 2048
 OWN_KEYS = ("length", "loss")
@@ -43,7 +43,7 @@ class StageRows:
     """Rows by source, held-out rows, and the account of each."""
 
     train: Sequence[Sequence[Row]]
-    held_out: list[Row]
+    held_out: Sequence[Row]
     intakes: tuple[Intake, ...]
     held_out_intakes: tuple[Intake, ...] = ()
     notes: tuple[str, ...] = ()
@@ -114,10 +114,15 @@ def read_rows(
     on_disk, why = shards_wanted(stage)
     in_memory = _why_in_memory(stage)
     sources: Sources | None = None
+    cache = ShardCache(stage=stage, loaded=loaded, template=template, plan=plan, note=note)
+    places = cache.held_out(share, seed) if on_disk and share and not in_memory else None
+    if on_disk and share and not in_memory and places is None:
+        in_memory = f"validation: {share} keeps passages of few documents out"
+    kept_out: list[tuple[Sequence[Row], Intake]] = []
     if on_disk and not in_memory:
         notes: tuple[str, ...] = (why,)
-        kept = _Cache(stage=stage, loaded=loaded, template=template, plan=plan, note=note)
-        made = [kept.rows(part) for part in stage.data]
+        made = [cache.rows(part, number, places) for number, part in enumerate(stage.data)]
+        kept_out = [cache.kept_out(places)] if places else []
         files = stage.validation.data if stage.validation else ()
         held_samples = read_sources(files, None, seed=seed, held=Keys()).found
     else:
@@ -126,13 +131,13 @@ def read_rows(
             notes += (f"{why}, but {in_memory}, so they are in memory",)
         made = [_tokenised(samples, stage, loaded, template, plan) for samples in found]
         made = [(rows, sources.told(i, intake)) for i, (rows, intake) in enumerate(made)]
-    held_out = [_tokenised(samples, stage, loaded, template, plan) for samples in held_samples]
-    train, held_rows = [rows for rows, _ in made], [row for rows, _ in held_out for row in rows]
+    held_out = kept_out + [_tokenised(samples, stage, loaded, template, plan) for samples in held_samples]
+    train = [rows for rows, _ in made]
     if stage.blocks:
         train = [blocks(rows, length=plan.max_tokens) for rows in train]
     return StageRows(
         train=_numbered(train),
-        held_out=list(_numbered([held_rows])[0]),
+        held_out=Chain(_numbered([rows for rows, _ in held_out])) if held_out else [],
         intakes=tuple(intake for _, intake in made),
         held_out_intakes=tuple(intake for _, intake in held_out),
         notes=notes,
@@ -143,8 +148,6 @@ def read_rows(
 
 def _why_in_memory(stage: Stage) -> str:
     """What needs all rows at once; nothing where they may lie on disk."""
-    if stage.validation and stage.validation.share:
-        return f"validation: {stage.validation.share} compares all rows with one another"
     if any(is_remote(part.path) for part in stage.data):
         return "a remote source is read in one pass"
     if stage.clean or any(part.clean for part in stage.data):
@@ -159,37 +162,6 @@ def shards_wanted(stage: Stage) -> tuple[bool, str]:
     wanted = size >= SHARD_BYTES if stage.shards is None else stage.shards
     said = "shards: true" if stage.shards else f"{size / 1e6:,.0f} MB of files, from {SHARD_BYTES / 1e6:,.0f} MB on"
     return wanted, f"the rows lie on disk in shards ({said})"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Cache:
-    """The shards of a stage's sources."""
-
-    stage: Stage
-    loaded: Loaded
-    template: Template
-    plan: prepare.Plan
-    note: Callable[[str], None]
-
-    def rows(self, part: Part) -> tuple[Sequence[Row], Intake]:
-        tokenizer = self.loaded.tokenizer
-        corpus = Corpus(
-            path=part.path,
-            plan=self.plan,
-            template=self.template.bind(tokenizer),
-            identity=tokenizer_identity(tokenizer),
-            format=part.format,
-            columns=part.columns,
-        )
-        run_jobs = runner(num_workers(), self.note)
-        return shards(
-            corpus,
-            tokenizer,
-            cache=cache_folder(),
-            run_jobs=run_jobs,
-            allow_loss=self.stage.allow_loss,
-            note=self.note,
-        )
 
 
 def _tokenised(
@@ -217,7 +189,7 @@ def _numbered(sources: Sequence[Sequence[Row]]) -> list[Sequence[Row]]:
     at = 0
     numbered: list[Sequence[Row]] = []
     for rows in sources:
-        if isinstance(rows, ShardRows | Blocks):
+        if isinstance(rows, ShardRows | Blocks | Chain):
             numbered.append(rows.numbered(at))
         else:
             numbered.append([dataclasses.replace(row, index=at + i) for i, row in enumerate(rows)])

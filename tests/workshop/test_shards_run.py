@@ -19,7 +19,7 @@ from bottega.models.load import load_tokenizer
 from bottega.workshop import rows as stage_rows
 from bottega.workshop import shard_cache
 from bottega.workshop.stages import run
-from tests.workshop.made import workshop
+from tests.workshop.made import chat, jsonl, workshop
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,9 +78,40 @@ def test_large_files_go_to_disk_by_themselves_and_the_run_says_so(made, tmp_path
     assert "the rows lie on disk in shards (0 MB of files, from 0 MB on)" in said and "tokenised once into" in said
     run(once, out=tmp_path / "two")
     assert "tokenised before" in capsys.readouterr().err and len(list(cache.glob("*/header.json"))) == 1
-    share = recipe(made, objective="sft", data=str(made / "chats.jsonl"), validation=0.1)
-    run(share, out=tmp_path / "three")
+    stage = recipe(made, objective="sft", data=str(made / "chats.jsonl"), clean=["exact"])
+    run(stage, out=tmp_path / "three")
     assert "so they are in memory" in capsys.readouterr().err
+
+
+SHARES = [
+    {"objective": "sft", "data": [{"path": "chats.jsonl", "weight": 2}, {"path": "more.jsonl", "weight": 1}]},
+    pytest.param({"objective": "dpo", "data": [{"path": "prefs.jsonl"}], "method": "lora"}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("stage", SHARES, ids=["sft", "dpo"])
+def test_a_share_is_held_out_of_shards_as_it_is_in_memory(made, tmp_path, cache, stage):
+    """Near duplicates, a row that cannot be used and one that is too long are in the second file."""
+    rows = [chat(f"Say {i} in words, slowly and with a smile please", f"Number {i // 2}.") for i in range(30)]
+    rows.insert(7, {"nothing": 1})
+    rows.insert(9, chat("long", "word " * 200))
+    jsonl(made / "more.jsonl", rows)
+    parts = [{**part, "path": str(made / part["path"])} for part in stage["data"]]
+    wanted = stage | {"data": parts, "validation": 0.2, "allow_loss": 1, "over_length": "truncate", "eval_every": 3}
+    for name, shards in (("memory", False), ("disk", True)):
+        run(recipe(made, **wanted, shards=shards), out=tmp_path / name, quiet=True)
+    one, other = (tmp_path / name / "stages" / "01-s" for name in ("memory", "disk"))
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    counts = [json.loads((folder / "intake.json").read_text()) for folder in (one, other)]
+    assert counts[0] == counts[1] and counts[0]["validation"][0]["taken"] > 5 and counts[0]["cut"] == 1
+    run(recipe(made, **wanted, shards=True), out=tmp_path / "again", quiet=True)
+    assert len(list(cache.glob("held-*"))) == 1 and len(list(cache.glob("*/header.json"))) == 2 * len(parts)
+
+
+def test_few_documents_are_still_split_in_passages_in_memory(made, tmp_path, cache, capsys):
+    stage = recipe(made, objective="pretrain", data=str(made / "docs"), validation=0.2, shards=True)
+    run(stage, out=tmp_path / "out")
+    assert "passages of few documents" in capsys.readouterr().err and not list(cache.glob("*/header.json"))
 
 
 def test_processes_make_the_same_shards_as_one(made, tmp_path, monkeypatch):
