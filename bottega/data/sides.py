@@ -22,8 +22,9 @@ from bottega.core.errors import UserError
 from bottega.core.types import Document, Sample
 from bottega.data import formats
 from bottega.data.holdout import MIN_DOCUMENTS
+from bottega.data.near import groups
 from bottega.data.sources import Problem, find
-from bottega.data.split import place_of_held_out, text_of
+from bottega.data.split import places_held_out, text_of
 
 TRAIN, HELD_OUT = "train", "validation"
 
@@ -76,9 +77,10 @@ def held_out(sources: Sequence[Stretch], *, share: float, seed: int, passages: b
                     places.extend((number, files[sample.where.file], sample.where.row, one))
                     yield text_of(sample)
 
-    chosen = place_of_held_out(texts(), share=share, seed=seed)
+    leader = groups(texts())
     if passages and documents < MIN_DOCUMENTS:
         return None
+    chosen = places_held_out(leader, share=share, seed=seed)
     table = np.array(places, dtype="<i8").reshape(-1, 4)[chosen]
     left = np.array(counts) - np.bincount(table[:, 0], minlength=len(sources))
     if not len(table) or left.min() < 1:

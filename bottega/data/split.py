@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +113,16 @@ def split(
     return {name: [rows[i] for i in sorted(places)] for name, places in parts.items()}
 
 
-def place_of_held_out(texts: Iterable[str], *, share: float, seed: int) -> list[int]:
-    """Places of the texts that `split` with these shares puts into `validation`; the texts themselves are not kept.
+def places_held_out(leader: Sequence[int], *, share: float, seed: int) -> list[int]:
+    """Places of the texts that `split` with these shares puts into `validation`.
+
+    Args:
+        leader: the place of the first text of each text's group, as near.groups gives it.
 
     Raises:
         UserError: there are too few.
     """
     shares = {"train": 1 - share, "validation": share}
-    leader = groups(texts, threshold=THRESHOLD)
     if len(leader) < 2:
         raise UserError(f"validation: {share} needs at least 2 rows to split, and there is {len(leader)}; give a file")
     bundles: dict[int, list[int]] = defaultdict(list)
