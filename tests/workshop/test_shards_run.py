@@ -109,7 +109,9 @@ def test_a_share_is_held_out_of_shards_as_it_is_in_memory(made, tmp_path, cache,
 
 
 def test_few_documents_are_still_split_in_passages_in_memory(made, tmp_path, cache, capsys):
-    stage = recipe(made, objective="pretrain", data=str(made / "docs"), validation=0.2, shards=True)
+    parts = (f"Sentence {i * i} of part {i} speaks of thing {i}. " * 12 + "\n\n" for i in range(20))
+    (tmp_path / "one.md").write_text("".join(parts))
+    stage = recipe(made, objective="pretrain", data=str(tmp_path / "one.md"), validation=0.2, shards=True)
     run(stage, out=tmp_path / "out")
     assert "passages of few documents" in capsys.readouterr().err and not list(cache.glob("*/header.json"))
 
