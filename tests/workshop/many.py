@@ -99,7 +99,7 @@ def _child(job: dict[str, Any], rank: int, port: str) -> int:
 
     trouble = job["trouble"]
     if trouble is not None and trouble["rank"] in (rank, None):
-        _arm(trouble["step"], trouble["what"])
+        arm(trouble["step"], trouble["what"])
     code = 71
     with contextlib.suppress(SystemExit):
         code = door(job["arguments"])
@@ -108,7 +108,7 @@ def _child(job: dict[str, Any], rank: int, port: str) -> int:
     os._exit(code)
 
 
-def _arm(step: int, what: str) -> None:
+def arm(step: int, what: str) -> None:
     """Trouble in this process, inside the forward pass of `step`."""
     from bottega.core.errors import UserError
     from bottega.models.score import Scorer
