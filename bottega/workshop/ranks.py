@@ -170,15 +170,19 @@ class Ranks:
                 f"process {self.rank} of {self.size} cannot reach the others at {os.environ.get('MASTER_ADDR')}:"
                 f"{os.environ.get('MASTER_PORT')}; start all of them with torchrun"
             ) from error
-        return dist.PrefixStore(f"run-{number}", found)
+        attempt = os.environ.get(
+            "TORCHELASTIC_RESTART_COUNT", "0"
+        )  # the store outlives those that torchrun starts again
+        return dist.PrefixStore(f"run-{number}-of-{self.size}-{attempt}", found)
 
     def _say(self, error: BaseException) -> BaseException:
         """The error to end with: this process's own if it is the first to say one, else a quiet one with the first's code."""
-        word = {"rank": self.rank, "code": _code(error), "kind": "error"}
+        code = Partial.exit_code if _is_broken_line(error) else _code(error)
+        word = {"rank": self.rank, "code": code, "kind": "error"}
         try:
             store = self.store
         except UserError:  # nobody to talk to: the leader speaks
-            return error if self.leads else Followed(_code(error))
+            return error if self.leads else Followed(code)
         assert self._lookout is not None
         self._lookout.stop()
         try:
