@@ -11,6 +11,14 @@ import click
 
 from bottega.cli.parts import call, cli, json_flag, offline_flag, quiet_flag, template_option, verb
 
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(["full", "nf4", "int8", "stream", "nf4+stream", "int8+stream"]),
+    default="full",
+    show_default=True,
+    help="Linear layers in 4 or 8 bits, layers left on disk, or both; says the KL to full precision and tokens/s.",
+)
+
 
 @verb(cli, "eval", "bottega eval runs/support-bot --tasks my_tasks.yaml --json")
 @click.argument("model")
@@ -18,6 +26,7 @@ from bottega.cli.parts import call, cli, json_flag, offline_flag, quiet_flag, te
 @click.option("--limit", type=click.IntRange(1), help="At most so many items a task.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", help="Also write the scorecard to this file.")
+@weights_option
 @template_option
 @json_flag
 @quiet_flag
@@ -44,6 +53,7 @@ def sampling_options(function: Any) -> Any:
 @verb(cli, "chat", "bottega chat runs/support-bot")
 @click.argument("model")
 @click.option("--system", help="A system message.")
+@weights_option
 @sampling_options
 def chat_command(model: str, **options: Any) -> int:
     """Talk to a model; /reset starts over, /exit leaves."""
@@ -56,6 +66,7 @@ def chat_command(model: str, **options: Any) -> int:
 @click.option("--out", help="Write JSON lines here instead of printing.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
+@weights_option
 @sampling_options
 @json_flag
 @quiet_flag

@@ -86,5 +86,10 @@ def is_tied(model: Model) -> bool:
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(trainable, all) numbers, each tensor once however often it is used."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    packed = {  # a quantised matrix counts as the numbers it stands for
+        id(module.weight): module.in_features * module.out_features
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and not module.weight.is_floating_point()
+    }
+    sizes = [(packed.get(id(p), p.numel()), p.requires_grad) for p in model.parameters()]
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)

@@ -1,17 +1,18 @@
 """Any decoder of transformers from safetensors, with its tokenizer and what a numeric probe found out about it.
 
-Left out: GGUF, quantised and encoder-decoder models, placing on devices (train/assemble.py). Nothing here opens a
-pickle or runs a model's own code, unless trusted by revision; only a Hub id opens a connection.
+Left out: GGUF and encoder-decoder models, placing on devices (train/assemble.py); 4 and 8 bits and layers left on disk
+are models/lean.py's. Nothing here opens a pickle or runs a model's own code, unless trusted by revision; only a Hub id
+opens a connection.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -19,7 +20,9 @@ from bottega.core.errors import UserError
 from bottega.core.types import Attached
 from bottega.models import locate, safety
 from bottega.models.layers import Model
+from bottega.models.lean import Lean, load_lean, quantise_resident
 from bottega.models.probe import Probe, probe
+from bottega.models.quant import Kind, as_kind
 from bottega.models.tokenizer import extend_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -52,7 +55,9 @@ def load(
     trust: bool = False,
     revision: str | None = None,
     offline: bool | None = None,
-    options: Mapping[str, Any] | None = None,
+    weights: str = "full",
+    stream: bool = False,
+    cache: Path | None = None,
     trainable: bool = False,
 ) -> Loaded:
     """Load a model by Hub id, folder, adapter folder, run folder, or `garzone`.
@@ -64,7 +69,9 @@ def load(
         commit; for a folder the hash of its code).
         revision: branch, tag or commit of a Hub id.
         offline: True opens no connection; None asks the environment.
-        options: more keyword arguments of `from_pretrained`, from a method's `load_options()`.
+        weights: how linear layers are held: full (in `dtype`), nf4 or int8 (models/quant.py).
+        stream: decoder layers stay on disk and visit memory one at a time (models/stream.py). cache: folder in which
+            quantised layer files are kept for the next time; None makes them anew in a temporary folder.
         trainable: the outermost adapter goes on learning (`attached.groups`); else it is only used.
 
     Raises:
@@ -74,32 +81,42 @@ def load(
     place = _place(str(model), dtype, trust, revision, offline)
     trust = trust and not place.adapters  # the revision pins what was named, not the base that an adapter's file names
     tokenizer = load_tokenizer(place.folder if has_tokenizer(place.folder) else place.base, trust=trust)
-    module = load_weights(place.base, dtype=dtype, trust=trust, options=options)
+    known = identity(place)
+    lean = None
+    if weights != "full" or stream:
+        lean = Lean(kind=as_kind(weights), stream=stream, cache=cache, key=hashlib.sha256(known.encode()).hexdigest())
+    module = load_weights(place.base, dtype=dtype, trust=trust, lean=lean)
     module.config._name_or_path = place.base_id  # what adapters on it will name as their base
     if place.adapters:
         extend_model(module, tokenizer)
     _check_vocabulary(module, tokenizer, place.base)
     found: Probe = probe(module)
-    attached = None
-    for adapter in place.adapters:
-        if attached is not None:
-            if attached.merge is None:
-                raise UserError(
-                    f"{adapter} lies on a {attached.name} adapter, which cannot be merged; use one of them alone"
-                )
-            module = attached.merge()
-        attached = _attach(module, adapter, trainable and adapter == place.adapters[-1])
+    module, attached = _adapted(module, place.adapters, trainable)
     module.eval()
     return Loaded(
         model=module,
         tokenizer=tokenizer,
-        identity=identity(place),
+        identity=known,
         folder=place.folder,
         adapter=str(place.adapters[-1]) if place.adapters else None,
         packs=found.packs,
         notes=(*place.notes, *found.notes()),
         attached=attached,
     )
+
+
+def _adapted(module: Model, adapters: tuple[Path, ...], trainable: bool) -> tuple[Model, Attached | None]:
+    """The model with its adapters: all but the outermost merged."""
+    attached: Attached | None = None
+    for adapter in adapters:
+        if attached is not None:
+            if attached.merge is None:
+                raise UserError(
+                    f"{adapter} lies on a {attached.name} adapter, which cannot be merged; use one of them alone"
+                )
+            module = attached.merge()
+        attached = _attach(module, adapter, trainable and adapter == adapters[-1])
+    return module, attached
 
 
 def _place(name: str, dtype: str, trust: bool, revision: str | None, offline: bool | None) -> locate.Place:
@@ -122,9 +139,7 @@ def _attach(module: Model, adapter: Path, trainable: bool) -> Attached:
     return attach_saved(module, adapter, trainable=trainable)
 
 
-def load_weights(
-    folder: str | Path, *, dtype: str = "float32", trust: bool = False, options: Mapping[str, Any] | None = None
-) -> Model:
+def load_weights(folder: str | Path, *, dtype: str = "float32", trust: bool = False, lean: Lean | None = None) -> Model:
     """The causal language model of a local folder, its files checked first.
 
     Raises:
@@ -142,6 +157,8 @@ def load_weights(
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
         if getattr(config, "is_encoder_decoder", False):
             raise UserError(f"{folder} holds an encoder-decoder ({config.model_type}); only decoders load here so far")
+        if lean is not None and (found := load_lean(folder, config, DTYPES[dtype], lean, trust=trust)) is not None:
+            return found
         with quiet_bars():
             both: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -151,7 +168,6 @@ def load_weights(
                 trust_remote_code=trust,
                 use_safetensors=True,
                 output_loading_info=True,
-                **(options or {}),
             )
     module, info = both
     missing = sorted(info["missing_keys"])
@@ -160,7 +176,7 @@ def load_weights(
             f"{folder} lacks {len(missing)} of the tensors of {type(module).__name__} ({missing[0]} ...), which would "
             f"stay random; use a folder that has them"
         )
-    return module
+    return module if lean is None else quantise_resident(module, cast(Kind, lean.kind))
 
 
 @contextmanager

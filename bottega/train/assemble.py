@@ -85,6 +85,8 @@ def assemble(
 
 def _choose_compile(attached: Attached, source: Source, settings: LoopSettings) -> tuple[bool, str]:
     """Whether to compile, judged by the first batches: their lengths, and how much work the run is."""
+    if settings.stream:
+        return False, "compile: off, the layers' weights come and go"
     seen = [row for rows in source.ahead(min(settings.steps, LOOK_AHEAD)) for row in rows]
     tokens = sum(row.num_tokens for row in seen) / max(1, min(settings.steps, LOOK_AHEAD)) * settings.steps
     parameters = list(attached.model.parameters())

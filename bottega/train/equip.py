@@ -17,6 +17,7 @@ from bottega.core.types import Attached, Spec
 from bottega.models.heads import causal_model
 from bottega.models.methods.groups import make_groups
 from bottega.models.score import Scorer
+from bottega.models.stream import is_absent, is_streamed
 from bottega.train import offload, optim, parallel
 from bottega.train.parts import Parts
 from bottega.train.rules import Hyper
@@ -44,6 +45,8 @@ def refuse(
             raise UserError(f"{name} {given[name]!r} is not known: use one of {', '.join(get_args(kind))}")
     for _, reason in conflicts(given):
         raise UserError(reason)
+    if settings.stream or is_streamed(attached.model):
+        _refuse_streamed(attached, settings, world)
     parameters = list(attached.model.parameters())
     if settings.precision == "bf16-true" and not any(p.dtype == torch.bfloat16 for p in parameters):
         raise UserError(
@@ -66,6 +69,19 @@ def refuse(
         )
     if settings.step_in_backward:
         _refuse_in_backward(attached, spec, world)
+
+
+def _refuse_streamed(attached: Attached, settings: LoopSettings, world: parallel.World) -> None:
+    if settings.stream != is_streamed(attached.model):
+        raise UserError(f"stream is {settings.stream}, but the model was loaded otherwise: load it with the same")
+    learning = [name for name, p in attached.model.named_parameters() if p.requires_grad and is_absent(p)]
+    if learning:
+        raise UserError(
+            f"method {attached.name} trains {len(learning)} tensors that stream leaves on disk ({learning[0]} ...): use "
+            f"lora, qlora or prefix"
+        )
+    if world.size > 1:
+        raise UserError(f"stream works in one process, not in {world.size}: leave stream out, or start one")
 
 
 def _refuse_in_backward(attached: Attached, spec: Spec, world: parallel.World) -> None:

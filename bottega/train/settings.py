@@ -45,7 +45,8 @@ class LoopSettings:
     and matrix products). saved_activations: where what the forward pass saves waits for the backward pass. precision:
     fp32; bf16 (matrix products in bfloat16, weights in float32); bf16-true (weights and products in bfloat16, the
     optimizer moves a float32 copy); fp16 (products in float16, the loss scaled by loss_scale at first). compile:
-    compile the trunk: true, false, or auto (where it pays: compiled.py).
+    compile the trunk: true, false, or auto (where it pays: compiled.py). stream: the base's frozen layers stay on disk and
+    visit memory one at a time (models/stream.py).
     """
 
     steps: int
@@ -82,6 +83,7 @@ class LoopSettings:
     precision: Literal["fp32", "bf16", "bf16-true", "fp16"] = "fp32"
     loss_scale: float = 65536.0
     compile: bool | Literal["auto"] = "auto"
+    stream: bool = False
 
     @property
     def score_tokens(self) -> int:
@@ -121,4 +123,10 @@ def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
             found.append(
                 (key, f"{key} says what checkpointing computes again, and it is off: write checkpointing: true")
             )
+    if given["stream"] and given["checkpointing"]:
+        found.append(
+            ("checkpointing", "stream computes each layer again in the backward pass already: leave checkpointing out")
+        )
+    if given["stream"] and given["compile"] is True:
+        found.append(("compile", "a streamed model cannot be compiled, for its weights come and go: leave compile out"))
     return found

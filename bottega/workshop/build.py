@@ -65,17 +65,30 @@ class Bench:
 
 
 def open_model(
-    name: str, *, revision: str | None, trust: str | None, stage: Stage | None = None, goes_on: bool = False
+    name: str,
+    *,
+    revision: str | None,
+    trust: str | None,
+    stage: Stage | None = None,
+    goes_on: bool = False,
+    cache: Path | None = None,
 ) -> Loaded:
-    """Load a model; for a stage, as its method wants it.
+    """Load a model; for a stage, as its method and its settings want it.
 
     Args:
         trust: the 40-hex revision at which the model's own code may run. goes_on: its adapter is to be trained on.
+        cache: where quantised layer files of a streamed base are kept.
     """
-    options = method(stage.method.name, **stage.method.options).load_options() if stage else None
-    dtype = "bfloat16" if stage and stage.loop.get("precision") == "bf16-true" else "float32"
+    options: dict[str, Any] = method(stage.method.name, **stage.method.options).load_options() if stage else {}
     return load(
-        name, dtype=dtype, revision=trust or revision, trust=trust is not None, trainable=goes_on, options=options
+        name,
+        dtype="bfloat16" if stage and stage.loop.get("precision") == "bf16-true" else "float32",
+        revision=trust or revision,
+        trust=trust is not None,
+        trainable=goes_on,
+        stream=bool(stage and stage.loop.get("stream")),
+        cache=cache,
+        **options,
     )
 
 

@@ -23,7 +23,7 @@ from bottega.train.objectives import OBJECTIVES
 from bottega.train.schedule import SCHEDULES
 from bottega.train.settings import OF_OPTIMIZER, LoopSettings, conflicts
 from bottega.workshop import cleaning, recipe_file, recipe_mixtures
-from bottega.workshop.recipe_parts import ADAPTERS, MERGING, Choice, Part, Recipe, Stage
+from bottega.workshop.recipe_parts import ADAPTERS, MERGING, STREAMING, Choice, Part, Recipe, Stage
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 OBJECTIVES_HERE = ("pretrain", "sft", "dpo")
@@ -150,6 +150,8 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
         fail("compile", "compile: true with parallel: fsdp is not built; use one of them")
     if stage.over_length == "split" and stage.objective.name == "dpo":
         fail("over_length", "pairs cannot be split into windows; write drop or truncate")
+    if stage.loop.get("stream"):
+        mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_stream(stage, following)]
     if stage.then in ("continue", "stack") and stage.method.name not in ADAPTERS:
         fail("then", f"`then: {stage.then}` passes an adapter on, and {stage.method.name} has none; write merge")
     if following and stage.then in (None, "merge", "stack") and stage.method.name in ADAPTERS:
@@ -212,6 +214,21 @@ def _check_text(stage: Stage, marks: Marks, place: Keys) -> list[str]:
     if stage.blocks and stage.objective.name != "pretrain":
         fail("blocks", f"blocks: true is for pretrain, not {stage.objective.name}; leave it out")
     return mistakes
+
+
+def _check_stream(stage: Stage, following: Stage | None) -> list[tuple[str, str]]:
+    """What a streamed stage cannot do: (key, reason)."""
+    name, options, wrong = stage.method.name, stage.method.options, []
+    if name not in STREAMING:
+        wrong.append(("stream", f"stream leaves the base on disk, and {name} trains it; use {', '.join(STREAMING)}"))
+    if options.get("dora") or options.get("init") in ("pissa", "olora"):
+        what = "dora" if options.get("dora") else f"init {options['init']}"
+        wrong.append(("stream", f"{what} reads or changes the base's matrices, which stream leaves on disk; drop one"))
+    if stage.then in ("merge", "stack") or (following and stage.then is None):
+        wrong.append(
+            ("then", "a streamed stage keeps its adapter: merging holds the whole model; write then: continue")
+        )
+    return wrong
 
 
 def check_choices(stage: Mapping[str, Any], marks: Marks, place: Keys) -> list[str]:

@@ -13,9 +13,11 @@ from bottega.core.config import Secret, option
 from bottega.core.errors import UserError
 from bottega.data.remote import is_remote, remote
 
-ADAPTERS = ("lora", "prefix")
-MERGING = ("lora",)
-"""Methods whose result is an adapter folder, and those of them that can be merged into the weights."""
+ADAPTERS = ("lora", "qlora", "prefix")
+MERGING = ("lora", "qlora")
+STREAMING = ("lora", "qlora", "prefix")
+"""Methods whose result is an adapter folder, those of them that can be merged into the weights, and those that leave
+every weight of the base as it is, so that its layers can be streamed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

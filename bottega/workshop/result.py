@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,6 +18,10 @@ from bottega.models import merge
 from bottega.train import checkpoint, sharded
 from bottega.train.loop import Outcome
 from bottega.workshop.build import Bench, Setup, attach, beside
+from bottega.workshop.rows import StageRows
+
+SAMPLE_TEXTS, SAMPLE_TOKENS = 8, 128
+"""Rows, and tokens of each, on which the merge into a quantised base is measured."""
 
 
 def restore_best(bench: Bench, outcome: Outcome, folder: Path) -> None:
@@ -41,6 +46,12 @@ def write_result(setup: Setup, bench: Bench) -> dict[str, float]:
             return _publish(setup, bench, bench.parts.attached) if here else {}
 
 
+def _sample_texts(rows: StageRows) -> list[list[int]]:
+    """The beginnings of a few rows, on which the merge into a quantised base is measured."""
+    first = list(islice((row for one in rows.train for row in one), SAMPLE_TEXTS))
+    return [[int(i) for i in [*row.prefix.ids, *row.branches[0].ids]][:SAMPLE_TOKENS] for row in first]
+
+
 def _publish(setup: Setup, bench: Bench, attached: Attached) -> dict[str, float]:
     draft = setup.folder / ".result.draft"
     shutil.rmtree(draft, ignore_errors=True)
@@ -48,7 +59,7 @@ def _publish(setup: Setup, bench: Bench, attached: Attached) -> dict[str, float]
     with rundir.disk_errors(setup.folder):
         draft.mkdir(parents=True)
         if setup.stage.merges:
-            merged, facts = merge.merge(attached)
+            merged, facts = merge.merge(attached, _sample_texts(bench.rows))
             merge.save_model(merged, setup.loaded.tokenizer, draft)
             beside(draft, setup.loaded.tokenizer, setup.template)
         else:

@@ -144,10 +144,10 @@ def _start(this: Session, number: int) -> tuple[Callable[[], Loaded], str, bool]
     before = plan.stages[number - 1] if number else None
     start = str(folder_of(this.folder, number - 1, before) / "result") if before else plan.model
     goes_on = before is not None and before.then == "continue"
-    revision = None if before else plan.revision
+    revision, kept = None if before else plan.revision, folder_of(this.folder, number, stage) / "cache"
 
     def opened() -> Loaded:
-        return build.open_model(start, revision=revision, trust=this.trust, stage=stage, goes_on=goes_on)
+        return build.open_model(start, revision=revision, trust=this.trust, stage=stage, goes_on=goes_on, cache=kept)
 
     return opened, start, goes_on
 

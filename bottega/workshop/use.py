@@ -15,6 +15,7 @@ from bottega.core import rundir
 from bottega.core.errors import UserError
 from bottega.core.textio import progress
 from bottega.core.types import Conversation, Document, Labelled, Preference, Turn
+from bottega.workshop.held import MAX_TEXTS, Held, samples
 
 if TYPE_CHECKING:
     from bottega.core.types import Reply
@@ -48,12 +49,14 @@ def evaluate(
     seed: int = 0,
     template: str | None = None,
     out: str | None = None,
+    weights: str = "full",
     quiet: bool = False,
 ) -> Scorecard:
     """Score a model (Hub id, folder, adapter, run folder, garzone) on tasks (names, YAML or jsonl files).
 
     Args:
         limit: at most so many items a task. out: also write the scorecard there.
+        weights: as in `generate`; KL and speed on sample texts are shown beside the progress.
 
     Raises:
         UserError: a mistake in a task or its data; the model is not there. Unsafe: a pickle or a damaged file.
@@ -63,7 +66,12 @@ def evaluate(
     for task in tasks:
         load_task(task)  # mistakes in a task come before the seconds that loading a model takes
     with progress(None, "eval", quiet=quiet) as shown:
-        loaded, chosen = _open(model, template, shown.note)
+        held = Held.of(weights)
+        loaded, chosen = _open(model, template, shown.note, held)
+        if not held.ordinary:
+            held.measure(model, loaded, samples(loaded), shown.note)
+            held.measure_speed(loaded, samples(loaded))
+            shown.note(held.line())
         card = score(loaded, tasks, seed=seed, limit=limit, template=chosen, name=str(model))
     if out is not None:
         rundir.write_json(out, card.to_json())
@@ -87,31 +95,43 @@ def generate(
     raw: bool = False,
     template: str | None = None,
     out: str | None = None,
+    weights: str = "full",
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """Answer prompts: a list of texts, or a file (jsonl with prompt or messages; txt, one prompt a line).
 
     Args:
         raw: continue the text as it is, without a chat template. out: write JSON lines there.
+        weights: full, or linear layers in nf4 or int8; stream: decoder layers stay on disk and visit memory one by one;
+            nf4+stream and int8+stream are both.
 
     Returns:
-        One {"prompt", "reply", "finish", "tokens"} a prompt, in order.
+        One {"prompt", "reply", "finish", "tokens"} a prompt, in order; with other weights than full each also says what
+        they cost: {"weights", "kl", "kl_tokens", "tokens_per_s"} of the whole call.
 
     Raises:
         UserError: a prompt that cannot be read or does not fit the model.
     """
     asked = list(_prompts(prompts)) if isinstance(prompts, str) else [[Turn(role="user", content=p)] for p in prompts]
     with progress(len(asked), "generate", quiet=quiet) as shown:
-        loaded, chosen = _open(model, template, shown.note)
+        held = Held.of(weights)
+        loaded, chosen = _open(model, template, shown.note, held)
         talk = _Talk(loaded, chosen)
+        held.measure(model, loaded, [talk.ids(turns, raw=raw) for turns in asked[:MAX_TEXTS]], shown.note)
         rows: list[dict[str, Any]] = []
         how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
         for at in range(0, len(asked), batch):
             some = asked[at : at + batch]
-            for turns, reply in zip(some, talk.replies(some, raw=raw, batch=batch, **how)):
+            with held.timed():
+                replies = talk.replies(some, raw=raw, batch=batch, **how)
+            held.tokens += sum(len(reply.ids) for reply in replies)
+            for turns, reply in zip(some, replies):
                 facts = {"reply": reply.text, "finish": reply.finish, "tokens": len(reply.ids)}
                 rows.append({"prompt": turns[-1].content, **facts})
             shown.update(len(rows))
+        if not held.ordinary:
+            shown.note(held.line())
+            rows = [row | held.facts() for row in rows]
     if out is not None:
         rundir.atomic_write(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return rows
@@ -131,9 +151,16 @@ def chat(
     top_p: float = 1.0,
     seed: int = 0,
     template: str | None = None,
+    weights: str = "full",
 ) -> None:
-    """Talk to a model on the terminal: the reply appears while it is written; /reset starts over, /exit leaves."""
-    loaded, chosen = _open(model, template, lambda line: print(line, file=sys.stderr))
+    """Talk to a model on the terminal: the reply appears while it is written; /reset starts over, /exit leaves.
+
+    Args:
+        weights: as in `generate`; KL on sample texts is said first, tokens a second after each reply.
+    """
+    held = Held.of(weights)
+    loaded, chosen = _open(model, template, _aside, held)
+    held.measure(model, loaded, samples(loaded), _aside)
     talk = _Talk(loaded, chosen)
     start = [Turn(role="system", content=system)] if system else []
     turns = list(start)
@@ -148,7 +175,12 @@ def chat(
         elif line.strip():
             turns.append(Turn(role="user", content=line))
             try:
-                turns.append(_say(talk, turns, seed=seed + len(turns), **how))
+                with held.timed():
+                    said, num_tokens = _say(talk, turns, seed=seed + len(turns), **how)
+                turns.append(said)
+                held.tokens += num_tokens
+                if not held.ordinary:
+                    _aside(held.line())
             except UserError as error:  # a prompt that has grown beyond the model's positions
                 print(f"{error}; /reset starts over", file=sys.stderr)
                 turns.pop()
@@ -162,15 +194,19 @@ def _ask() -> str | None:
     return line.rstrip("\n") if line else None
 
 
-def _say(talk: _Talk, turns: Sequence[Turn], **how: Any) -> Turn:
-    """Write the reply while it comes; returns it as a turn."""
-    text = ""
+def _aside(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _say(talk: _Talk, turns: Sequence[Turn], **how: Any) -> tuple[Turn, int]:
+    """Write the reply while it comes; returns it as a turn, and its number of tokens."""
+    text, num_tokens = "", 0
     for piece in talk.stream(turns, **how):
         if piece.reply is not None:
-            text = piece.reply.text
+            text, num_tokens = piece.reply.text, len(piece.reply.ids)
         print(piece.text, end="", flush=True)
     print(flush=True)
-    return Turn(role="assistant", content=text)
+    return Turn(role="assistant", content=text), num_tokens
 
 
 class _Talk:
@@ -192,19 +228,22 @@ class _Talk:
         return {"stop_ids": tuple(sorted({*self.generator.stop_ids(), *ids})), "stop": strings}
 
     def replies(self, asked: Sequence[Sequence[Turn]], *, raw: bool, **how: Any) -> list[Reply]:
-        if raw:
-            return self.generator.sample([self.engine.plain(turns[-1].content) for turns in asked], **how)
-        return self.generator.sample([self.engine.chat(turns) for turns in asked], **self._stops(), **how)
+        stops = {} if raw else self._stops()
+        return self.generator.sample([self.ids(turns, raw=raw) for turns in asked], **stops, **how)
+
+    def ids(self, turns: Sequence[Turn], *, raw: bool) -> list[int]:
+        """What the model is given for `turns`."""
+        return self.engine.plain(turns[-1].content) if raw else self.engine.chat(turns)
 
     def stream(self, turns: Sequence[Turn], **how: Any) -> Iterator[Any]:
         return self.generator.stream(self.engine.chat(turns), **self._stops(), **how)
 
 
-def _open(model: str, template: str | None, note: Any) -> tuple[Loaded, Template]:
+def _open(model: str, template: str | None, note: Any, held: Held) -> tuple[Loaded, Template]:
     from bottega.data.chat import Template
     from bottega.models.load import load
 
-    loaded = load(model)
+    loaded = load(model, weights=held.kind, stream=held.stream)
     for line in loaded.notes:
         if not line.startswith(("packed:", "head:")):  # how training will lie: nothing for a person who chats
             note(line)

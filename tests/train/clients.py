@@ -64,10 +64,11 @@ def make_loop(
     strategy: str = "ddp",
     method_options: dict | None = None,
     packed: bool | None = None,
+    streamed: bool | None = None,
     **settings,
 ) -> Loop:
     """A loop of plain gradient descent at learning rate 1 (so that a step shows the gradient), ready to step."""
-    loaded = load(model)
+    loaded = load(model, stream=settings.get("stream", False) if streamed is None else streamed)
     attached = method(tune, **(method_options or {})).attach(loaded.model)
     torch.manual_seed(1)
     defaults = {

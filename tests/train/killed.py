@@ -1,4 +1,5 @@
-"""A small training that kills itself with SIGKILL where it is told: `python -m tests.train.killed MODEL FOLDER OBJECTIVE TUNE WHAT AT`.
+"""A small training that kills itself with SIGKILL where it is told: `python -m tests.train.killed MODEL FOLDER OBJECTIVE TUNE
+WHAT AT`. TUNE is a method, or `METHOD+stream` for one whose base stays on disk.
 
 OBJECTIVE may name a source behind a colon: `sft:mixture` (see `source_of`).
 WHAT: never | step (before the optimizer's step AT) | accumulate (between two micro-batches of step AT) | save (inside the AT-th
@@ -96,12 +97,14 @@ def train(
     **changed: Any,
 ) -> None:
     """One training, to its end or its death; `changed` are settings of the loop."""
-    loaded = load(model, dtype="bfloat16" if changed.get("precision") == "bf16-true" else "float32")
+    tune, _, stream = tune.partition("+")
+    how = method(tune, **({"rank": 4, "dropout": 0.1} if tune.endswith("lora") else {}))
+    dtype = "bfloat16" if changed.get("precision") == "bf16-true" else "float32"
+    loaded = load(model, dtype=dtype, stream=bool(stream), cache=Path(folder) / "cache", **how.load_options())
     torch.manual_seed(0)
-    options = {"rank": 4, "dropout": 0.1} if tune == "lora" else {}
-    attached = method(tune, **options).attach(loaded.model)
+    attached = how.attach(loaded.model)
     usual = {"lr": 5e-3, "warmup": 2, "micro_tokens": 60, "save_every": 3, "eval_every": 4, "weight_decay": 0.1}
-    settings = LoopSettings(steps=10, **usual | changed)
+    settings = LoopSettings(steps=10, stream=bool(stream), **usual | changed)
     objective, _, source = objective.partition(":")
     kind = "branches" if objective == "dpo" else "single"
     batch = rows(kind, count=20)

@@ -84,6 +84,24 @@ def test_killed_and_continued_equals_never_killed(llama, tmp_path, references, o
     check_resume(llama, tmp_path, references, objective, tune, what, at)
 
 
+def test_a_streamed_run_that_was_killed_ends_as_a_resident_one_that_was_not(llama, tmp_path, references):
+    """The checkpoint of the streamed run (adapter, optimizer, random state) and its log are the resident run's, byte for byte."""
+    train_until_killed(llama, tmp_path, "sft", "lora+stream", "accumulate", 5)
+    train(llama, tmp_path, "sft", "lora+stream")
+    assert contents(tmp_path) == references("sft", "lora")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "tune"), [("dpo", "lora+stream"), ("sft", "qlora"), ("sft", "qlora+stream")])
+@pytest.mark.parametrize(("what", "at"), KILLS)
+def test_killed_anywhere_with_a_lean_base_equals_resident_never_killed(
+    llama, tmp_path, references, objective, tune, what, at
+):
+    train_until_killed(llama, tmp_path, objective, tune, what, at)
+    train(llama, tmp_path, objective, tune)
+    assert contents(tmp_path) == references(objective, tune.removesuffix("+stream"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tune", ["full", "lora"])
 @pytest.mark.parametrize("objective", ["pretrain", "sft", "dpo"])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {
     "full": "bottega.models.methods.full:Full",
     "lora": "bottega.models.methods.lora:Lora",
+    "qlora": "bottega.models.methods.qlora:QLora",
     "lisa": "bottega.models.methods.lisa:Lisa",
     "prefix": "bottega.models.methods.prefix:Prefix",
 }

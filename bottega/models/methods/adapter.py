@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bottega.core.errors import UserError
-from bottega.models import safety
+from bottega.models import quant, safety
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -41,6 +41,8 @@ def save_adapter(adapted: PeftModel, folder: str | Path, starts: Mapping[str, Te
         config.lora_alpha = config.lora_alpha * (math.sqrt(2) if config.use_rslora else 2)  # type: ignore[assignment]
         config.r, config.init_lora_weights = 2 * config.r, True
     config.inference_mode = True
+    if isinstance(config, LoraConfig) and any(layer.transposed for _, layer in quant.quantised_layers(adapted)):
+        config.fan_in_fan_out = True  # what the plain base's own layers are
     config.base_model_name_or_path = base_name(adapted.get_base_model()) or config.base_model_name_or_path
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -97,12 +99,14 @@ def check_fits(model: nn.Module, folder: Path) -> LoraConfig:
 
 def merge_adapter(adapted: PeftModel) -> nn.Module:
     """A plain model with the adapter folded into its weights, in float32 (float64 stays); `adapted` is left as it
-    is.
+    is. A quantised base is dequantised for it, and stays so.
     """
     fresh = copy.deepcopy(adapted)
+    quant.make_plain(fresh)
     if fresh.get_base_model().dtype != torch.float64:
         fresh = fresh.float()
     merged = fresh.merge_and_unload(safe_merge=True)
+    quant.turn_back(merged)
     for parameter in merged.parameters():
         parameter.grad = None
     return merged.eval().requires_grad_(False)

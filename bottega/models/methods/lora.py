@@ -1,6 +1,6 @@
 """LoRA and its kin (rsLoRA, DoRA, LoRA+, PiSSA and OLoRA starts) with plain PEFT layers, saved as plain PEFT adapters.
 
-Left out: quantised bases (QLoRA) and AdaLoRA, whose penalty and rank budget need the loop.
+Left out: quantised bases (methods/qlora.py) and AdaLoRA, whose penalty and rank budget need the loop.
 
 W x becomes W x + s B A x with A (rank x in), B (out x rank), s = alpha / rank (Hu et al. 2021, arXiv 2106.09685,
 section 4.1).
@@ -89,9 +89,10 @@ class Lora:
         """
         from peft import LoraConfig, get_peft_model
 
-        from bottega.models import layers
+        from bottega.models import layers, quant
 
         refuse_adapted(model)
+        quant.import_quietly()
         chosen = match_targets(model, self.targets)
         shapes = {name: layers.linear_shape(model.get_submodule(name)) for name in chosen}
         config = LoraConfig(
@@ -237,14 +238,18 @@ def attach_saved(model: nn.Module, folder: Path, *, trainable: bool) -> Attached
     """
     from peft import PeftModel
 
+    from bottega.models import quant
     from bottega.models.methods.adapter import check_fits
 
     refuse_adapted(model)
+    quant.import_quietly()
     config = check_fits(model, folder)
     try:
-        adapted = PeftModel.from_pretrained(
-            model, str(folder), config=config, is_trainable=trainable, torch_device="cpu", local_files_only=True
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out")  # of a GPT-2 on its quantised layers: set right
+            adapted = PeftModel.from_pretrained(
+                model, str(folder), config=config, is_trainable=trainable, torch_device="cpu", local_files_only=True
+            )
     except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"the adapter {folder} does not fit its base: {' '.join(str(error).split())[:200]}") from error
     adapted.train(model.training)
