@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +19,6 @@ from bottega.models.tensorfiles import TensorFiles
 from tests.models.tiny import FAMILIES, tiny_model
 from tests.train.clients import rows
 
-ROOT = Path(__file__).parents[2]
 DEEP = {
     "llama": {"num_hidden_layers": 5, "attention_dropout": 0.1},
     "gpt2": {"n_layer": 5, "attn_pdrop": 0.1, "resid_pdrop": 0.1},
@@ -215,12 +211,3 @@ def test_what_cannot_be_streamed_is_refused_with_the_reason(saved):
             make_loop(saved("llama"), "unused", stream=True, **tune)
     with pytest.raises(UserError, match="stream is True, but the model was loaded otherwise"):
         make_loop(saved("llama"), "unused", tune="lora", stream=True, streamed=False)
-
-
-def measured(tmp_path: Path, *words: str) -> dict:
-    """What benchmarks/stream.py says of one training in a process whose memory is limited."""
-    script = ROOT / "benchmarks" / "stream.py"
-    command = [sys.executable, str(script), "--work", str(tmp_path), "--json", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
