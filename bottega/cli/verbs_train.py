@@ -42,17 +42,26 @@ def doctor_command(as_json: bool) -> int:
     return call("doctor", as_json=as_json)
 
 
-@verb(cli, "init", "bottega init chats.jsonl --out recipe.yaml", "bottega run recipe.yaml")
-@click.argument("path", metavar="DATA")
+@verb(
+    cli,
+    "init",
+    "bottega init chats.jsonl --out recipe.yaml",
+    "bottega init --from axolotl.yml --out recipe.yaml",
+    "bottega run recipe.yaml",
+)
+@click.argument("path", metavar="[DATA]", required=False)
+@click.option(
+    "--from", "source", metavar="FILE", help="Carry over another tool's configuration; DATA replaces its data."
+)
 @click.option("--out", default="recipe.yaml", show_default=True, help="The recipe's file.")
-@click.option("--model", default="garzone", show_default=True, help="The model to tune.")
+@click.option("--model", help="The model to tune; default: garzone, or what --from names.")
 @format_option
 @template_option
 @click.option("--force", is_flag=True, help="Overwrite the recipe's file.")
 @json_flag
 @offline_flag
-def init_command(path: str, as_json: bool, **options: Any) -> int:
-    """Write a commented recipe after a look at DATA."""
+def init_command(path: str | None, as_json: bool, **options: Any) -> int:
+    """Write a commented recipe after a look at DATA, or from a file of LLaMA-Factory, Axolotl, LLM Foundry or InstructLab."""
     return call("init", as_json=as_json, path=path, **options)
 
 

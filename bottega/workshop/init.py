@@ -1,6 +1,6 @@
-"""`bottega init DATA`: a look at the data, and a commented recipe that runs as it is.
+"""`bottega init DATA`: a look at the data, and a commented recipe that runs as it is; `--from FILE`: another tool's, carried over.
 
-Left out: choosing method and model by what fits (`plan`), importing other tools' configurations.
+Left out: choosing method and model by what fits (`plan`), what other tools' keys mean (importers/).
 """
 
 from __future__ import annotations
@@ -28,17 +28,22 @@ MIN_ROWS_TO_SPLIT = 20
 
 
 def init(
-    path: str,
+    path: str | None = None,
     *,
     out: str = "recipe.yaml",
-    model: str = "garzone",
+    model: str | None = None,
     format: str | None = None,
     template: str | None = None,
+    source: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Look at `path` and write a recipe for it.
+    """Look at `path` and write a recipe for it, or carry over another tool's configuration.
 
-    Returns: what was seen (format, rows, an estimate of tokens, bad rows) and the recipe's file.
+    Args:
+        model: default: garzone, or with `source` the model that it names. source: a training YAML of LLaMA-Factory, Axolotl or
+            LLM Foundry, or InstructLab's config.yaml; `path` then stands for the data that it names.
+
+    Returns: what was seen (format, rows, an estimate of tokens, bad rows) or carried over, and the recipe's file.
 
     Raises:
         UserError: the data cannot be read, nothing can be learnt from its kind yet, or `out` is there already.
@@ -46,6 +51,11 @@ def init(
     target = Path(out)
     if target.exists() and not force:
         raise UserError(f"{out} is there already; choose another --out, or overwrite it with --force")
+    if source is not None:
+        return _import(source, path, target, model, format, template)
+    if path is None:
+        raise UserError("init needs DATA to look at, or another tool's configuration: bottega init --from FILE")
+    model = model or "garzone"
     seen = _look(path, format)
     data = os.path.relpath(os.path.abspath(path), target.absolute().parent)
     rundir.atomic_write(target, _recipe(seen, data, model, format, template))
@@ -55,8 +65,29 @@ def init(
     return {"recipe": out, **seen, "next": f"bottega run {out}"}
 
 
+def _import(
+    source: str, path: str | None, target: Path, model: str | None, format: str | None, template: str | None
+) -> dict[str, Any]:
+    """The recipe made from another tool's configuration, written to `target`."""
+    from bottega.workshop import importers, recipe
+
+    if format is not None or template is not None:
+        raise UserError("--format and --template come from the file that --from names; change them in the recipe")
+    found = importers.read(source, data=os.path.abspath(path) if path else None, model=model)
+    shown = importers.relative(found.recipe, target.absolute().parent)
+    rundir.atomic_write(target, importers.render(found, Path(source).name, shown))
+    recipe.load(target)
+    out = str(target)
+    return {"recipe": out, **found.to_json(), "next": f"bottega run {out} --dry-run"}
+
+
 def init_text(result: dict[str, Any]) -> str:
     """What was seen and what to do next."""
+    if "tool" in result:
+        lost = [f"  {one['key']}: {one['why']}" for one in result["not_carried"]]
+        lines = [f"{result['tool']}: {len(result['carried'])} keys carried over, {len(lost)} not:", *lost]
+        lines += [f"note: {note}" for note in result["notes"]]
+        return "\n".join([*lines, f"wrote {result['recipe']}; next: {result['next']}"])
     lines = [f"{result['rows']:,} rows ({result['format']}), about {result['tokens']:,} tokens: {result['objective']}"]
     if result["bad"]:
         lines.append(f"{result['bad']} rows cannot be used, for example {result['example']}; see `bottega data check`")
