@@ -35,6 +35,10 @@ class Keys:
         flat = dict(_flat(data))
         self.values = {key: _resolved(value, flat) for key, value in flat.items()}
         self.values = {key: value for key, value in self.values.items() if value not in (None, "", [], {})}
+        self.used_by: dict[str, list[str]] = {}
+        for key, value in flat.items():
+            for name in _VARIABLE.findall(str(value)):
+                self.used_by.setdefault(name, []).append(key)
         self.asked: set[str] = set()
         self.losses: list[Lost] = []
         self.notes: list[str] = []
@@ -87,7 +91,13 @@ class Keys:
 
     def left(self) -> list[Lost]:
         """Everything that was not carried over, in the order of the file."""
-        rest = [Lost(key, value, UNKNOWN) for key, value in self.values.items() if key not in self.asked]
+        gone = {lost.key for lost in self.losses}
+        carried = self.asked - gone
+        rest = [
+            Lost(key, value, UNKNOWN)
+            for key, value in self.values.items()
+            if key not in self.asked and not carried & set(self.used_by.get(key, ()))
+        ]
         order = {key: place for place, key in enumerate(self.values)}
         return sorted([*self.losses, *rest], key=lambda lost: order[lost.key])
 

@@ -33,7 +33,6 @@ ELSEWHERE = {
     "console_log_interval": "every step is logged",
     "callbacks.*": "speed, learning rate and memory are always shown",
     "max_seq_len": "max_tokens, from the data loader",
-    "variables.*": "put in where it was used",
     **{
         f"{loader}.{key}": "rows are prepared before training, shuffled by the seed, and packed where the model can"
         for loader in ("train_loader", "eval_loader")
@@ -90,11 +89,8 @@ def convert(keys: Keys, folder: Path) -> dict[str, Any]:
         **_optimizer(keys),
     }
     keys.take("eval_loader.dataset.max_seq_len")
-    if keys.values.get("variables.max_seq_len") == one["max_tokens"]:
-        keys.take("variables.max_seq_len")
+    if keys.values.get("max_seq_len") == one["max_tokens"]:
         keys.take("max_seq_len")
-    if keys.values.get("variables.global_seed") == keys.values.get("seed"):
-        keys.take("variables.global_seed")
     keys.drop(ELSEWHERE)
     return {
         "name": str(keys.take("run_name", "imported")),
