@@ -1,6 +1,6 @@
 """The run folders: list them, show one, go on with one, check every file of one.
 
-Left out: comparing two runs and clearing old ones.
+Left out: comparing two runs (runs_compare.py) and clearing old ones (runs_gc.py).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def runs_show(run: str) -> dict[str, Any]:
     Raises:
         UserError: `run` is no run folder.
     """
-    folder = _folder(run)
+    folder = run_folder(run)
     facts = _brief(folder)
     for stage in facts["stages"]:
         place = Path(stage["folder"])
@@ -88,7 +88,7 @@ def runs_resume(run: str, *, allow_change: Iterable[str] = (), quiet: bool = Fal
     """
     from bottega.workshop.stages import run as run_recipe
 
-    folder = _folder(run)
+    folder = run_folder(run)
     return run_recipe(folder / "recipe.yaml", out=folder, allow_change=allow_change, quiet=quiet)
 
 
@@ -109,7 +109,7 @@ def runs_verify(run: str) -> dict[str, Any]:
     Raises:
         UserError: `run` is no run folder.
     """
-    folder = _folder(run)
+    folder = run_folder(run)
     checked, problems, code = 0, [], 0
     for stage in sorted((folder / "stages").glob("*")):
         result = rundir.verify_manifest(stage / "result") if (stage / "result").is_dir() else []
@@ -139,7 +139,12 @@ def runs_verify_text(facts: dict[str, Any]) -> str:
     return "\n".join([*facts["problems"], f"{folders} checked: {said[facts['exit_code']]}"])
 
 
-def _folder(run: str) -> Path:
+def run_folder(run: str) -> Path:
+    """The folder of a run named by its path, or by its name under runs/.
+
+    Raises:
+        UserError: it is none.
+    """
     folder = Path(run) if (Path(run) / "run.json").is_file() else Path("runs") / run
     if not (folder / "run.json").is_file():
         raise UserError(f"{run} is no run folder (it has no run.json); `bottega runs list` shows those that are")
