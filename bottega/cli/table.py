@@ -18,6 +18,8 @@ VERBS = {
     "data split": "bottega.workshop.data_verbs:split",
     "data stats": "bottega.workshop.data_verbs:stats",
     "runs list": "bottega.workshop.runs:runs_list",
+    "runs compare": "bottega.workshop.runs_compare:runs_compare",
+    "runs gc": "bottega.workshop.runs_gc:runs_gc",
     "runs show": "bottega.workshop.runs:runs_show",
     "runs resume": "bottega.workshop.runs:runs_resume",
     "runs verify": "bottega.workshop.runs:runs_verify",

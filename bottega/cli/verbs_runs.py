@@ -45,3 +45,22 @@ def resume_command(run: str, as_json: bool, **options: Any) -> int:
 def verify_command(run: str, as_json: bool) -> int:
     """Compare every file with its manifest; exit 4 if a result, or every checkpoint of a stage, is damaged."""
     return call("runs verify", as_json=as_json, run=run)
+
+
+@verb(runs, "compare", "bottega runs compare runs/try-1 runs/try-2")
+@click.argument("a")
+@click.argument("b")
+@json_flag
+def compare_command(a: str, b: str, as_json: bool) -> int:
+    """Two runs: recipes, inputs, how the stages ended, and their scorecards item by item."""
+    return call("runs compare", as_json=as_json, a=a, b=b)
+
+
+@verb(runs, "gc", "bottega runs gc", "bottega runs gc runs/try-1 --remove")
+@click.argument("runs_", metavar="[RUN ...]", nargs=-1)
+@click.option("--root", default="runs", show_default=True, help="The folder of run folders, where none is named.")
+@click.option("--remove", is_flag=True, help="Remove what was found; without it nothing is.")
+@json_flag
+def gc_command(runs_: tuple[str, ...], root: str, remove: bool, as_json: bool) -> int:
+    """What ended stages do not need any more: checkpoints (not pinned ones) and caches."""
+    return call("runs gc", as_json=as_json, runs=runs_, root=root, remove=remove)

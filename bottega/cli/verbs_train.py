@@ -65,9 +65,16 @@ def init_command(path: str | None, as_json: bool, **options: Any) -> int:
     return call("init", as_json=as_json, path=path, **options)
 
 
-@verb(cli, "run", "bottega run recipe.yaml --dry-run", "bottega run recipe.yaml instruct.lr=1e-4 --out runs/try-2")
-@click.argument("recipe")
+@verb(
+    cli,
+    "run",
+    "bottega run recipe.yaml --dry-run",
+    "bottega run recipe.yaml instruct.lr=1e-4 --out runs/try-2",
+    "bottega run --update runs/try-2 data=new.jsonl replay=0.5",
+)
+@click.argument("recipe", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@click.option("--update", metavar="RUN", help="In place of RECIPE: this run's model learns data=NEW and keeps the old.")
 @click.option("--out", help="The run folder; default: runs/NAME.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the plan.")
 @click.option("--print-launch", is_flag=True, help="Print the torchrun commands for several processes.")
@@ -77,6 +84,11 @@ def init_command(path: str | None, as_json: bool, **options: Any) -> int:
 @json_flag
 @quiet_flag
 @offline_flag
-def run_command(recipe: str, as_json: bool, **options: Any) -> int:
+def run_command(
+    recipe: str | None, overrides: tuple[str, ...], update: str | None, as_json: bool, **options: Any
+) -> int:
     """Run a recipe, one stage or many; continue where it stopped."""
-    return call("run", as_json=as_json, recipe=recipe, **options)
+    if update is not None:
+        given = (recipe, *overrides) if recipe is not None else overrides
+        return call("run", as_json=as_json, recipe=None, overrides=given, update=update, **options)
+    return call("run", as_json=as_json, recipe=recipe, overrides=overrides, **options)

@@ -55,7 +55,9 @@ def runs_show(run: str) -> dict[str, Any]:
     host = rundir.read_json(folder / "host.json")["sessions"] if (folder / "host.json").is_file() else []
     seconds, cpu = (sum(session[key] for session in host) for key in ("seconds", "cpu_seconds"))
     cost = {"sessions": len(host), "seconds": seconds, "cpu_seconds": cpu}
-    return {**facts, "scorecards": cards, "changes": record["changes"], "cost": cost}
+    versions = rundir.read_json(folder / "lineage.json") if (folder / "lineage.json").is_file() else []
+    lineage = [version["run"] for version in versions]
+    return {**facts, "scorecards": cards, "changes": record["changes"], "lineage": lineage, "cost": cost}
 
 
 def runs_show_text(facts: dict[str, Any]) -> str:
@@ -74,6 +76,8 @@ def runs_show_text(facts: dict[str, Any]) -> str:
     if scores:
         lines += ["", table(scores, ("scorecard", "task", "metric", "value", "low", "high", "n"))]
     lines += [f"changed with permission: {c['key']}: {c['from']} -> {c['to']}" for c in facts["changes"]]
+    if facts["lineage"]:
+        lines.append(f"versions: {' -> '.join(facts['lineage'])}")
     cost = facts["cost"]
     times = "1 session" if cost["sessions"] == 1 else f"{cost['sessions']} sessions"
     lines.append(f"{clock(cost['seconds'])} in {times}, {clock(cost['cpu_seconds'])} of CPU time")

@@ -42,10 +42,12 @@ def runs_compare(a: str, b: str) -> dict[str, Any]:
         "b": str(folders[1]),
         "recipe": [
             {"key": key, "a": old, "b": new}
-            for key, old, new in differences(*sides)
+            for key, old, new in differences(sides[0], sides[1])
             if not key.endswith((".data", ".path"))
         ],
-        "made_of": [{"key": key, "a": old, "b": new} for key, old, new in differences(*map(_inputs, made))],
+        "made_of": [
+            {"key": key, "a": old, "b": new} for key, old, new in differences(_inputs(made[0]), _inputs(made[1]))
+        ],
         "stages": _stages(folders, shown),
         "scores": scores,
         "scores_missing": missing,

@@ -13,14 +13,13 @@ from typing import Any
 from bottega.core import rundir
 from bottega.core.errors import FolderInUse, UserError
 from bottega.core.textio import table
-from bottega.train.checkpoint import pinned, steps_in
 from bottega.workshop.runs import run_folder
 
 
 def runs_gc(runs: tuple[str, ...] = (), *, root: str = "runs", remove: bool = False) -> dict[str, Any]:
     """Find, and with `remove` delete, checkpoints and caches of stages that have ended with a sound result.
 
-    A stage without a sound result keeps everything, for it goes on from there; pinned checkpoints stay. A run that is in use, or
+    A stage without a sound result keeps everything, for it goes on from there; A run that is in use, or
     that still has stages to do, loses only what its ended stages left.
 
     Args:
@@ -62,6 +61,8 @@ def runs_gc_text(facts: dict[str, Any]) -> str:
 
 
 def _needless(folder: Path, kept: list[dict[str, str]]) -> Iterator[Path]:
+    from bottega.train.checkpoint import path_of, steps_in
+
     for stage in sorted((folder / "stages").glob("*")):
         result = stage / "result"
         if not (stage / "stage.json").is_file() or not (result / rundir.MANIFEST).is_file():
@@ -71,10 +72,8 @@ def _needless(folder: Path, kept: list[dict[str, str]]) -> Iterator[Path]:
         if problems:
             kept.append({"run": str(folder), "why": f"{stage.name}: its result is damaged ({problems[0]})"})
             continue
-        spare = set(pinned(stage / "checkpoints"))
         for step in steps_in(stage / "checkpoints"):
-            if step not in spare:
-                yield stage / "checkpoints" / f"step-{step:07d}"
+            yield path_of(stage / "checkpoints", step)
         if (stage / "cache").is_dir():
             yield stage / "cache"
 

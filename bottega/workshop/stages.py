@@ -75,7 +75,7 @@ class RunResult:
 
 
 def run(
-    recipe: Source,
+    recipe: Source | None,
     overrides: Sequence[str] = (),
     *,
     out: str | os.PathLike[str] | None = None,
@@ -83,6 +83,7 @@ def run(
     allow_change: Iterable[str] = (),
     allow_loss: int | None = None,
     trust_code: str | None = None,
+    update: str | None = None,
     quiet: bool = False,
     print_launch: bool = False,
 ) -> RunResult | dict[str, Any]:
@@ -94,6 +95,7 @@ def run(
             may lose.
         trust_code: a 40-hex revision at which the model's own code may run.
         print_launch: only say which torchrun commands run this recipe as several processes.
+        update: a finished run that learns new data (update.py) instead of a recipe.
 
     Returns:
         The result; with dry_run, the plan; with print_launch, the commands.
@@ -101,6 +103,13 @@ def run(
     Raises:
         UserError: see core/errors.py for each kind and its exit code.
     """
+    if update is not None:
+        from bottega.workshop.update import update as bring_up_to_date
+
+        options = {"dry_run": dry_run, "allow_change": allow_change, "allow_loss": allow_loss, "trust_code": trust_code}
+        return bring_up_to_date(update, overrides, out=out, quiet=quiet, **options)
+    if recipe is None:
+        raise UserError("run needs a RECIPE, or a finished run and new data: bottega run --update RUN data=NEW")
     with Ranks() as ranks:
         plan = recipes.load(recipe, overrides)
         if allow_loss is not None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 REPLAY, FORGETTING, SHARE, MAX_PROBES = 0.5, 0.02, 0.1, 200
 """Share of the rows that are old ones, bits a byte that either probe may lose, share of the new data kept out for its probe,
 and rows of a probe."""
+LEAST_GAIN = 0.01
+"""Bits a byte by which the new probe has to get better, at the low end of the paired interval."""
 LINEAGE = "lineage.json"
 OWN = ("data", "replay", "forgetting")
 
@@ -37,7 +39,7 @@ def update(
 
     The recipe of the update (update.yaml in the new folder) has one stage, with the settings of RUN's last one; tasks `old` and
     `new` are the perplexity (bits a byte) of rows that were kept out of each; the gate is passed if neither gets worse by more
-    than `forgetting` and `new` gets better.
+    than `forgetting` and `new` gets better by LEAST_GAIN.
 
     Args:
         overrides: `data=NEW` (required), `replay=0.5` (the share of old rows), `forgetting=0.02` (bits a byte), and any field of the
@@ -48,6 +50,8 @@ def update(
     """
     from bottega.workshop.stages import run as run_recipe
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("run --update works in one process; start it without torchrun")
     folder = run_folder(run)
     if not (folder / "result.json").is_file():
         raise UserError(f"{folder} has not ended; finish it first: bottega runs resume {folder}")
@@ -168,7 +172,9 @@ def _apart(stage: Stage, data: str, seed: int) -> tuple[list[Any], list[Any]]:
     other = next((row for row in found if not isinstance(row, wanted)), None)
     if not found or other is not None:
         held = "no usable row" if not found else f"a {type(other).__name__.lower()}"
-        raise UserError(f"{data} holds {held}, and the run's last stage ({stage.name}) learns from {wanted.__name__.lower()}s")
+        raise UserError(
+            f"{data} holds {held}, and the run's last stage ({stage.name}) learns from {wanted.__name__.lower()}s"
+        )
     apart = hold_out([found], share=SHARE, seed=seed, passages=wanted is Document)
     return apart.train[0], apart.held_out[:MAX_PROBES]
 
@@ -239,7 +245,9 @@ def _settle(folder: Path, result: RunResult) -> list[str]:
     tasks = {task.task: task for task in compare(*cards).tasks}
     gain = tasks["new"]
     passed = gain.verdict == "better"
-    said = f"new: bits a byte {gain.before:.3f} -> {gain.after:.3f} ({gain.verdict}), and an update has to make it better"
+    said = (
+        f"new: bits a byte {gain.before:.3f} -> {gain.after:.3f} ({gain.verdict}), and an update has to make it better"
+    )
     d = gain.difference
     row = {
         "stage": "update",
@@ -248,7 +256,7 @@ def _settle(folder: Path, result: RunResult) -> list[str]:
         "low": d.low,
         "high": d.high,
         "n": d.n,
-        "bound": "above 0",
+        "bound": f"above {LEAST_GAIN:g}",
         "passed": passed,
         "said": said,
     }

@@ -1,0 +1,137 @@
+"""A finished run learns new data and keeps the old; two runs side by side; what run folders can do without."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bottega.cli import door
+from bottega.core import rundir
+from bottega.workshop import stages
+from bottega.workshop.runs_compare import runs_compare
+from bottega.workshop.runs_gc import runs_gc
+from tests.models.tiny import tiny_model
+from tests.workshop.made import chat, jsonl
+
+COLOURS = ("red", "blue", "green", "white")
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run, runs/bot, and new data of another kind of answer."""
+    folder = tmp_path_factory.mktemp("update")
+    tiny_model("llama", folder / "model")
+    jsonl(folder / "old.jsonl", [chat(f"Room {i}?", f"It is {COLOURS[i % 4]}.") for i in range(48)])
+    jsonl(folder / "new.jsonl", [chat(f"Garden {i}?", f"Closed on day {i % 7}.") for i in range(48)])
+    (folder / "r.yaml").write_text(
+        "name: bot\nmodel: model\nstages:\n"
+        "  - instruct: {objective: sft, data: old.jsonl, method: {name: lora, rank: 4}, steps: 12, batch: 8, lr: 5e-3,\n"
+        "               validation: 0.2}\n"
+    )
+    stages.run(folder / "r.yaml", out=folder / "runs" / "bot", quiet=True)
+    return folder
+
+
+def test_an_update_learns_the_new_keeps_the_old_and_remembers_where_it_comes_from(ended, capsys):
+    run = ended / "runs" / "bot"
+    words = [
+        "run",
+        "--update",
+        str(run),
+        f"data={ended / 'new.jsonl'}",
+        "forgetting=0.5",
+        "steps=24",
+        "--json",
+        "--quiet",
+    ]
+    assert door(words) == 0
+    said = json.loads(capsys.readouterr().out)
+    new = Path(said["folder"])
+    assert new == ended / "runs" / "bot-v2"
+    lineage = rundir.read_json(new / "lineage.json")
+    assert [version["run"] for version in lineage] == ["bot", "bot-v2"]
+    checks = {check["check"]: check for check in rundir.read_json(new / "checks.json")}
+    assert checks["new data is learned"]["passed"] and checks["new data is learned"]["low"] > 0
+    assert {"forgetting: old", "forgetting: new"} <= set(checks)
+    probes = {json.loads(line)["prompt"] for line in (new / "update" / "new-probe.jsonl").read_text().splitlines()}
+    rows = (new / "update" / "new.jsonl").read_text().splitlines()
+    learned = {json.loads(line)["messages"][0]["content"] for line in rows}
+    assert probes and not probes & learned and len(probes) + len(learned) == 48
+    record = rundir.read_json(new / "run.json")["stages"]["update"]["data"]
+    assert [part["weight"] for part in record] == [0.5, 0.5]  # half new rows, half replayed ones
+    assert door(words) == 0  # the same command again finds it done
+    capsys.readouterr()
+    assert door(["runs", "show", str(new)]) == 0
+    assert "bot -> bot-v2" in capsys.readouterr().out
+
+
+def test_an_update_that_learns_nothing_new_fails_its_gate(ended, capsys):
+    run = ended / "runs" / "bot"
+    words = [f"data={ended / 'new.jsonl'}", "steps=1", "lr=1e-9", "--out", str(ended / "runs" / "idle"), "--quiet"]
+    assert door(["run", "--update", str(run), *words]) == 1
+    assert "an update has to gain 0.01" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "an update needs new data"),
+        (["data=nowhere.jsonl"], "data=nowhere.jsonl: there is no such file"),
+        (["data={new}", "replay=2"], "replay is 2, but needs a number from 0 to 0.95"),
+        (["data={docs}"], "holds a document, and the run's last stage (instruct) learns from conversations"),
+    ],
+)
+def test_what_an_update_cannot_use_is_one_clear_line(words, said, ended, capsys):
+    (ended / "docs.md").write_text("# A text\n\nNothing but words, and some more of them.\n")
+    filled = [word.format(new=ended / "new.jsonl", docs=ended / "docs.md") for word in words]
+    assert door(["run", "--update", str(ended / "runs" / "bot"), *filled, "--out", str(ended / "runs" / "no")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_other_new_data_in_the_folder_of_an_update_is_exit_3(ended, capsys, tmp_path):
+    other = jsonl(tmp_path / "other.jsonl", [chat(f"Yard {i}?", "Open.") for i in range(30)])
+    out = ["--out", str(ended / "runs" / "twice"), "steps=1", "--quiet"]
+    door(["run", "--update", str(ended / "runs" / "bot"), f"data={ended / 'new.jsonl'}", *out])
+    assert door(["run", "--update", str(ended / "runs" / "bot"), f"data={other}", *out]) == 3
+    assert "holds another update (new differ)" in capsys.readouterr().err
+
+
+def test_two_runs_are_compared_by_recipe_inputs_numbers_and_items(ended):
+    again = ended / "runs" / "again"
+    stages.run(ended / "r.yaml", ["lr=1e-3", f"data={ended / 'new.jsonl'}"], out=again, quiet=True)
+    facts = runs_compare(str(ended / "runs" / "bot"), str(again))
+    assert {"key": "instruct.lr", "a": 5e-3, "b": 1e-3} in facts["recipe"]
+    assert [row["key"] for row in facts["made_of"]] == ["instruct.data"]
+    (stage,) = facts["stages"]
+    assert stage["a"]["steps"] == stage["b"]["steps"] == 12 and stage["a"]["loss"] != stage["b"]["loss"]
+    assert facts["scores"] is None and "`evaluate` in a recipe makes one" in facts["scores_missing"]
+    same = runs_compare(str(again), str(again))
+    assert same["recipe"] == same["made_of"] == []
+
+
+def test_gc_removes_only_what_ended_stages_do_not_need_and_the_run_stays_sound(ended, tmp_path):
+    run = tmp_path / "runs" / "bot"
+    shutil.copytree(ended / "runs" / "bot", run)
+    before = {p: p.read_bytes() for p in (run / "stages").rglob("result/*") if p.is_file()}
+    facts = runs_gc((str(run),))
+    assert facts["found"] and facts["bytes"] > 0 and all(Path(one["path"]).exists() for one in facts["found"])
+    facts = runs_gc((str(run),), remove=True)
+    assert not any(Path(one["path"]).exists() for one in facts["found"])
+    assert before == {p: p.read_bytes() for p in (run / "stages").rglob("result/*") if p.is_file()}
+    assert door(["runs", "verify", str(run)]) == 0
+    assert runs_gc((str(run),))["found"] == []
+
+
+def test_gc_keeps_all_of_a_stage_whose_result_is_damaged(ended, tmp_path):
+    run = tmp_path / "runs" / "bot"
+    shutil.copytree(ended / "runs" / "bot", run)
+    weights = next((run / "stages").rglob("result/*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    facts = runs_gc((str(run),), remove=True)
+    assert facts["found"] == [] and "damaged" in facts["kept"][0]["why"]
+    with rundir.lock(run):
+        kept = runs_gc((str(run),), remove=True)["kept"]
+    assert kept == [{"run": str(run), "why": "another process works in it"}]
