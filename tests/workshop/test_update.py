@@ -71,7 +71,8 @@ def test_an_update_learns_the_new_keeps_the_old_and_remembers_where_it_comes_fro
 def test_an_update_that_learns_nothing_new_fails_its_gate(ended, capsys):
     run = ended / "runs" / "bot"
     words = [f"data={ended / 'new.jsonl'}", "steps=1", "lr=1e-9", "--out", str(ended / "runs" / "idle"), "--quiet"]
-    assert door(["run", "--update", str(run), *words]) == 1
+    code = door(["run", "--update", str(run), *words])
+    assert code == 1
     assert "an update has to gain 0.01" in capsys.readouterr().out
 
 
