@@ -152,7 +152,8 @@ def relative(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(value, Sequence) and not isinstance(value, str):
             return [seen(item) for item in value]
         if isinstance(value, Mapping):
-            return {key: os.path.relpath(item, folder) if key == "path" else item for key, item in value.items()}
+            local = "path" in value and "://" not in value["path"]
+            return {**value, "path": os.path.relpath(value["path"], folder)} if local else dict(value)
         return value
 
     stages = []

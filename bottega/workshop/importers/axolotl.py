@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.core.errors import UserError
-from bottega.workshop.importers.keys import SCHEDULES, Keys, lora, optimizer
+from bottega.workshop.importers.keys import SCHEDULES, Keys, hub, lora, optimizer
 
 TYPES = {
     "alpaca": "alpaca",
@@ -128,7 +128,7 @@ def _part(entry: dict[str, Any], folder: Path, keys: Keys) -> dict[str, Any]:
         keys.notes.append(f"datasets: {entry.get('path')}: not carried over: {', '.join(rest)}")
     path = str(entry.get("path", ""))
     local = folder / path
-    where = {"path": str(local)} if local.exists() else {"hub": path, "split": entry.get("split")}
+    where = {"path": str(local)} if local.exists() else hub(path, entry.get("split"))
     return {**where, "format": TYPES.get(name) if name else None}
 
 

@@ -129,6 +129,11 @@ def without_none(data: Any) -> Any:
     return data
 
 
+def hub(name: str, split: str | None = None, **more: Any) -> dict[str, Any]:
+    """A data set of the Hub as a source of a recipe."""
+    return {"path": f"hub://{name}?split={split or 'train'}", **more}
+
+
 OPTIMIZERS = {
     **dict.fromkeys(("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "decoupled_adamw", "adam"), "adamw"),
     **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"), "adamw8bit"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from bottega.core import rundir
 from bottega.core.errors import UserError
-from bottega.workshop.importers.keys import SCHEDULES, Keys, lora, optimizer
+from bottega.workshop.importers.keys import SCHEDULES, Keys, hub, lora, optimizer
 
 STAGES = {"pt": "pretrain", "sft": "sft", "dpo": "dpo"}
 TEMPLATES = {
@@ -125,7 +125,7 @@ def _data(keys: Keys, key: str, folder: Path) -> list[dict[str, Any]]:
         if "file_name" in entry:
             parts.append({"path": str(info_file.parent / entry["file_name"]), "format": _format(entry)})
         elif "hf_hub_url" in entry:
-            parts.append({"hub": entry["hf_hub_url"], "format": _format(entry)})
+            parts.append(hub(entry["hf_hub_url"], entry.get("split"), format=_format(entry)))
         elif (folder / name).exists():
             parts.append({"path": str(folder / name)})
         else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.core.errors import UserError
-from bottega.workshop.importers.keys import Keys, optimizer
+from bottega.workshop.importers.keys import Keys, hub, optimizer
 
 SCHEDULERS = {
     "linear_decay_with_warmup": "linear",
@@ -138,14 +138,14 @@ def _optimizer(keys: Keys) -> dict[str, Any]:
 def _data(keys: Keys, loader: str, folder: Path) -> list[dict[str, Any]]:
     """A Hub data set, or a local folder of MDS shards or files."""
     at = f"{loader}.dataset"
-    hub, split = keys.take(f"{at}.hf_name"), keys.take(f"{at}.split")
+    named, split = keys.take(f"{at}.hf_name"), keys.take(f"{at}.split")
     for key in (f"{at}.local", f"{at}.remote"):
         place = keys.take(key)
         if place is not None and (folder / str(place)).exists():
             return [{"path": str(folder / str(place) / (split or ""))}]
-    if hub is None:
+    if named is None:
         return []
-    return [{"path": str(folder / hub)}] if (folder / hub).exists() else [{"hub": hub, "split": split}]
+    return [{"path": str(folder / named)}] if (folder / named).exists() else [hub(named, split)]
 
 
 def _length(keys: Keys) -> dict[str, Any]:
