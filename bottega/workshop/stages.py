@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from bottega.core import rundir
 from bottega.core.config import dump_yaml
+from bottega.core.errors import UserError
 from bottega.core.textio import progress, table
 from bottega.models import locate, safety
 from bottega.workshop import launch
@@ -104,6 +105,8 @@ def run(
         UserError: see core/errors.py for each kind and its exit code.
     """
     if update is not None:
+        if print_launch:
+            raise UserError("run --update works in one process; leave --print-launch out")
         from bottega.workshop.update import update as bring_up_to_date
 
         options = {"dry_run": dry_run, "allow_change": allow_change, "allow_loss": allow_loss, "trust_code": trust_code}
