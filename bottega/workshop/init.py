@@ -76,9 +76,13 @@ def _import(
     found = importers.read(source, data=os.path.abspath(path) if path else None, model=model)
     shown = importers.relative(found.recipe, target.absolute().parent)
     rundir.atomic_write(target, importers.render(found, Path(source).name, shown))
-    recipe.load(target)
+    try:
+        recipe.load(target)
+        mend = []
+    except UserError as error:  # an extra that is not installed, a file that lies elsewhere
+        mend = str(error).splitlines()
     out = str(target)
-    return {"recipe": out, **found.to_json(), "next": f"bottega run {out} --dry-run"}
+    return {"recipe": out, **found.to_json(), "to_mend": mend, "next": f"bottega run {out} --dry-run"}
 
 
 def init_text(result: dict[str, Any]) -> str:
@@ -87,6 +91,7 @@ def init_text(result: dict[str, Any]) -> str:
         lost = [f"  {one['key']}: {one['why']}" for one in result["not_carried"]]
         lines = [f"{result['tool']}: {len(result['carried'])} keys carried over, {len(lost)} not:", *lost]
         lines += [f"note: {note}" for note in result["notes"]]
+        lines += [f"before it runs: {line}" for line in result["to_mend"]]
         return "\n".join([*lines, f"wrote {result['recipe']}; next: {result['next']}"])
     lines = [f"{result['rows']:,} rows ({result['format']}), about {result['tokens']:,} tokens: {result['objective']}"]
     if result["bad"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -214,12 +215,16 @@ def test_what_has_no_counterpart_is_one_clear_line(text, said, tmp_path):
     assert said in str(error.value)
 
 
-def test_a_hub_data_set_is_named_as_one_and_the_recipe_loads(tmp_path):
-    found = importers.read(
-        written(tmp_path, "base_model: m/m\ndatasets: [{path: some/set, type: alpaca, split: train}]\nadapter: lora\n")
-    )
-    path = written(tmp_path, importers.render(found, "theirs.yaml"), "recipe.yaml")
-    assert "some/set" in recipe.load(path).stages[0].data[0].path
+def test_a_hub_data_set_is_named_by_its_url_and_what_the_recipe_still_needs_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    theirs = "base_model: m/m\ndatasets: [{path: some/set, type: alpaca, split: validation}]\nadapter: lora\n"
+    assert door(["init", "--from", str(written(tmp_path, theirs)), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert "path: hub://some/set?split=validation" in Path("recipe.yaml").read_text()
+    if find_spec("datasets"):
+        assert recipe.load("recipe.yaml").stages[0].data[0].path == "hub://some/set?split=validation"
+    else:
+        assert "pip install 'bottega[hub]'" in said["to_mend"][0]
 
 
 def test_variables_resolve_and_unset_keys_do_not_count():

@@ -118,7 +118,10 @@ def _with_data(made: dict[str, Any], data: str | None, path: Path, keys: Keys) -
                     f"{path}: the data of {name} is not here{what}; give it: bottega init DATA --from {path}"
                 )
             if isinstance(stage.get("validation"), list) and data is not None:
-                keys.notes.append(f"{name}: the validation data that the file names was kept beside the data given")
+                stage["validation"] = 0.1
+                keys.notes.append(
+                    f"{name}: a tenth of the data given is kept out, in place of the file's validation data"
+                )
     if gone and data is None:
         keys.notes.append(f"data sets that are not here were left out: {gone}")
 
