@@ -220,7 +220,7 @@ def test_a_hub_data_set_is_named_by_its_url_and_what_the_recipe_still_needs_is_s
     theirs = "base_model: m/m\ndatasets: [{path: some/set, type: alpaca, split: validation}]\nadapter: lora\n"
     assert door(["init", "--from", str(written(tmp_path, theirs)), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert "path: hub://some/set?split=validation" in Path("recipe.yaml").read_text()
+    assert "hub://some/set?split=validation" in Path("recipe.yaml").read_text()
     if find_spec("datasets"):
         assert recipe.load("recipe.yaml").stages[0].data[0].path == "hub://some/set?split=validation"
     else:
