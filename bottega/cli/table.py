@@ -23,4 +23,5 @@ VERBS = {
     "runs show": "bottega.workshop.runs:runs_show",
     "runs resume": "bottega.workshop.runs:runs_resume",
     "runs verify": "bottega.workshop.runs:runs_verify",
+    "runs pin": "bottega.workshop.runs:runs_pin",
 }

@@ -64,3 +64,14 @@ def compare_command(a: str, b: str, as_json: bool) -> int:
 def gc_command(runs_: tuple[str, ...], root: str, remove: bool, as_json: bool) -> int:
     """What ended stages do not need any more: checkpoints (not pinned ones) and caches."""
     return call("runs gc", as_json=as_json, runs=runs_, root=root, remove=remove)
+
+
+@verb(runs, "pin", "bottega runs pin runs/support-bot 400", "bottega runs pin runs/support-bot 400 --off")
+@click.argument("run")
+@click.argument("step", type=click.IntRange(0))
+@click.option("--stage", help="Which stage's; needed where several have a checkpoint of this step.")
+@click.option("--off", is_flag=True, help="It may be removed again.")
+@json_flag
+def pin_command(run: str, step: int, as_json: bool, **options: Any) -> int:
+    """Keep the checkpoint of a step, whatever `keep` says."""
+    return call("runs pin", as_json=as_json, run=run, step=step, **options)

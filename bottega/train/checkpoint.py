@@ -20,6 +20,7 @@ from bottega.core.errors import Unsafe
 from bottega.core.rundir import disk_errors, publish, read_json, verify_manifest, write_json, write_manifest
 from bottega.train import sharded
 from bottega.train.optim import Optimizer
+from bottega.train.pins import pinned
 
 PREFIX = "step-"
 PART_BYTES = 4 << 30
@@ -173,12 +174,12 @@ def newest_good(folder: Path, note: Callable[[str], None]) -> Path | None:
         shutil.rmtree(draft, ignore_errors=True)
     steps = steps_in(folder)
     for step in reversed(steps):
-        problems = verify_manifest(path_of(folder, step))
+        problems = _problems(path_of(folder, step))
         if not problems:
             if step != steps[-1]:
                 note(f"continuing from step {step}: {steps[-1] - step} steps are lost and will be done again")
             return path_of(folder, step)
-        note(f"checkpoint of step {step} is damaged: {problems[0]}")
+        note(f"checkpoint of step {step} is damaged: {'; '.join(problems)}")
     if steps:
         raise Unsafe(
             f"all {len(steps)} checkpoints in {folder} are damaged: remove the folder to start again, or restore a backup"
@@ -186,12 +187,32 @@ def newest_good(folder: Path, note: Callable[[str], None]) -> Path | None:
     return None
 
 
-def prune(folder: Path, *, keep: int, spare: Iterable[int]) -> None:
-    """Remove all but the newest `keep` checkpoints; steps in `spare` (the best, pinned ones) stay."""
-    steps = steps_in(folder)
-    for step in steps[: max(0, len(steps) - keep)]:
-        if step not in set(spare):
-            shutil.rmtree(path_of(folder, step))
+def _problems(path: Path) -> list[str]:
+    """What is wrong with a checkpoint: files that are not as its manifest says, or another step's under its name."""
+    problems = verify_manifest(path)
+    if not problems and (step := read_json(path / "state" / "loop.json")["step"]) != step_of(path):
+        problems = [f"{path} holds step {step}"]
+    return problems
+
+
+def prune(folder: Path, *, keep: int, spare: Iterable[int], note: Callable[[str], None]) -> None:
+    """Remove all but the newest `keep` checkpoints; steps in `spare` (the best, the recipe's pins) and in PINS.json stay.
+
+    Nothing is removed before the newest has been read back and found sound. A folder leaves its name first, so that a
+    removal cut short leaves no half checkpoint.
+    """
+    steps, spared = steps_in(folder), set(spare) | pinned(folder)
+    going = [step for step in steps[: max(0, len(steps) - keep)] if step not in spared]
+    if not going:
+        return
+    problems = _problems(path_of(folder, steps[-1]))
+    if problems:
+        note(f"older checkpoints are kept, for that of step {steps[-1]} did not reach the disk whole: {problems[0]}")
+        return
+    for step in going:
+        aside = folder / f".{path_of(folder, step).name}.gone"
+        path_of(folder, step).rename(aside)
+        shutil.rmtree(aside)
 
 
 def random_state() -> dict[str, Tensor]:

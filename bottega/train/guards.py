@@ -30,8 +30,8 @@ def fingerprint(tensor: Tensor) -> int:
 class SelfCheck:
     """Watches the first `steps` steps: every trainable parameter gets a gradient and moves, every frozen one stays.
 
-    A parameter whose gradient is exactly zero at one step may be right (LoRA's A at step 1, an expert without tokens); one
-    that has had a gradient and has not moved is not.
+    A parameter whose gradient is exactly zero at one step may be right (LoRA's A at step 1), and so is an expert's that has
+    none, for no token was sent to it; one that has had a gradient and has not moved is not.
     """
 
     def __init__(self, module: nn.Module, *, steps: int) -> None:
@@ -39,6 +39,7 @@ class SelfCheck:
         self.before = {name: fingerprint(full(p)) for name, p in module.named_parameters()}
         self.moving = {name for name, p in module.named_parameters() if p.requires_grad}
         self.had_gradient: set[str] = set()
+        self.reached: set[str] = set()
 
     def after_backward(self, module: nn.Module, used: Mapping[nn.Parameter, float] | None = None) -> None:
         """Called before the optimizer's step; `used` holds the squared norms of gradients that are used up already.
@@ -53,10 +54,13 @@ class SelfCheck:
             if used and p in used:
                 self.had_gradient |= {name} if used[p] > 0 else set()
                 continue
+            if p.grad is None and "expert" in name:  # none of the batch's tokens was sent to it: `finish` says so
+                continue
             if p.grad is None:
                 raise UserError(
                     f"{name} is to be trained but the loss does not reach it: leave it out of the method's targets"
                 )
+            self.reached.add(name)
             if name not in self.had_gradient and bool((full(p.grad) != 0).any()):
                 self.had_gradient.add(name)
 
@@ -85,7 +89,9 @@ class SelfCheck:
         quiet = sorted(set(stuck) - set(dead))
         frozen = len(after) - len(self.moving)
         line = f"self-check: {len(self.moving) - len(quiet)} trainable tensors moved, {frozen} frozen ones did not"
-        note(line + (f"; {len(quiet)} had no gradient yet ({quiet[0]} ...)" if quiet else ""))
+        unsent = [name for name in quiet if name not in self.reached]
+        line += f"; {len(quiet)} had no gradient yet ({quiet[0]} ...)" if quiet else ""
+        note(line + (f"; {len(unsent)} of them are experts that no token was sent to" if unsent else ""))
 
 
 def heaviest(steps: Iterable[Sequence[Row]]) -> tuple[Sequence[Row], int]:

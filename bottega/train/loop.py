@@ -18,7 +18,7 @@ from bottega.core.types import Progress, Row
 from bottega.train import evaluation, fit, parallel, resume
 from bottega.train.diagnosis import locate
 from bottega.train.guards import SelfCheck
-from bottega.train.metrics import averages, log_to
+from bottega.train.metrics import averages, flops, log_to
 from bottega.train.parts import Fit, Outcome, Parts
 from bottega.train.precision import finish_gradient
 from bottega.train.schedule import scale_at
@@ -39,8 +39,7 @@ class Loop:
         self.parts, self.settings, self.folder, self.progress = parts, settings, folder, progress
         self.state = resume.State(fit=Fit(tokens=settings.score_tokens))
         self.saved_step = -1
-        learn = sum(p.numel() for p in parts.scorer.parameters() if p.requires_grad)
-        self.flops_per_token = 4 * sum(p.numel() for p in parts.scorer.parameters()) + 2 * learn
+        self.work, self.labels = flops(parts.scorer), 0.0
         self.check: SelfCheck | None = None
 
     @property
@@ -61,9 +60,9 @@ class Loop:
         for note in self.parts.notes:
             self.progress.note(note)
         self.parts.wrapped.train()
+        if self.step < self.settings.self_check:
+            self.check = SelfCheck(self.parts.scorer, steps=min(self.settings.self_check, self.settings.steps))
         if self.step == 0:
-            if self.settings.self_check:
-                self.check = SelfCheck(self.parts.scorer, steps=min(self.settings.self_check, self.settings.steps))
             self.state.fit = fit.begin(self.parts, self.settings, self.progress.note)
             if self.settings.on_nonfinite == "rollback":
                 self._save()  # what a failure before the first checkpoint goes back to
@@ -100,19 +99,21 @@ class Loop:
                 if "loss" in line:  # not the step of a batch that gave none
                     self.outcome.last = shown
                 self.progress.update(self.step, shown | self._rates(line["tokens"], spent["seconds"]))
-                if self._due(self.settings.save_every) or self.outcome.reason != "steps":
+                pinned = self.step in self.settings.pin
+                if pinned or self._due(self.settings.save_every) or self.outcome.reason != "steps":
                     log.sync()
                     self._save()
         if self.step <= done and self.parts.world.rank == 0:
             resume.trim(self.folder, self.state)
 
     def _rates(self, tokens: int, seconds: float) -> dict[str, float]:
-        """What only the live view shows: tokens per second, model FLOPs utilisation (2 FLOPs a weight forward, 2 for the gradient
-        of activations, 2 more where the weight learns; attention not counted), memory in GB."""
-        speed = tokens / max(seconds, 1e-9)
+        """What only the live view shows: tokens per second, model FLOPs utilisation (`metrics.flops` of this step, over its
+        seconds and the peak of all devices), memory in GB."""
+        seconds = max(seconds, 1e-9)
+        done = tokens * self.work.per_token + self.labels * self.work.per_label
         return {
-            "tokens/s": speed,
-            "mfu": speed * self.flops_per_token / (devices.peak_flops() * self.parts.world.size),
+            "tokens/s": tokens / seconds,
+            "mfu": done / seconds / (devices.peak_flops() * self.parts.world.size),
             "GB": devices.memory_gb(),
         }
 
@@ -122,7 +123,7 @@ class Loop:
     def _save(self) -> None:
         if self.saved_step != self.step:
             self.saved_step = self.step
-            resume.save(self.parts, self.settings, self.folder, self.state)
+            resume.save(self.parts, self.settings, self.folder, self.state, self.progress.note)
 
     def one_step(self) -> dict[str, Any]:
         """Take one optimizer step and return its line of the log."""
@@ -136,7 +137,7 @@ class Loop:
         heard: dict[int, float] | None = {} if parts.source.listens else None
         step = state.step + 1
         sums, counts = fit.gradient(parts, rows, state.fit, step=step, heard=heard, note=self.progress.note)
-        metrics = averages(sums, counts)
+        metrics, self.labels = averages(sums, counts), counts["tokens"]
         scaled = parts.loss_scale
         norm = finish_gradient(parts.scorer.parameters(), parts.optimizer, clip=settings.clip, scale=scaled, step=step)
         overflow = scaled is not None and math.isfinite(metrics["loss"]) and not scaled.judge(norm, step)

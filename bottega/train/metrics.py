@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from bottega.core.rundir import JsonLines, append_jsonl
+from bottega.models.heads import causal_model
+from bottega.models.score import Scorer
 
 
 class NoLines:
@@ -44,3 +48,38 @@ def averages(sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str
         short, _, unit = name.partition("/")
         result[short] = value / max(counts[unit], 1e-12) if unit else value
     return result
+
+
+class Flops(NamedTuple):
+    """Floating-point operations of training: per_token in the trunk, per_label in the head (only tokens to learn have logits)."""
+
+    per_token: float
+    per_label: float
+
+
+def flops(scorer: Scorer) -> Flops:
+    """Operations that the matrix products of a step need, however it is computed.
+
+    A weight that learns costs 2 forward, 2 for the gradient of what went in and 2 for its own; a frozen one 2 + 2. (Chowdhery et
+    al. 2022, arXiv 2204.02311, appendix B, without its term for attention; looking up an embedding is no product, recomputing
+    for checkpointing is not counted, and all experts of a mixture are.)
+    """
+    head = causal_model(scorer.model).get_output_embeddings()
+    trunk = label = 0.0
+    for module in scorer.modules():
+        learns = any(p.requires_grad for p in module.parameters(recurse=False))
+        cost = _weights(module) * (6.0 if learns else 4.0)
+        if module is head:
+            label += cost
+        else:
+            trunk += cost
+    return Flops(trunk, label)
+
+
+def _weights(module: nn.Module) -> int:
+    """Entries of the matrices that `module` itself multiplies with."""
+    if isinstance(module, nn.Embedding):
+        return 0
+    if isinstance(module, nn.Linear):
+        return module.in_features * module.out_features  # also where the stored weight is packed (4-bit)
+    return sum(p.numel() for p in module.parameters(recurse=False) if p.dim() >= 2)

@@ -144,7 +144,7 @@ def _restore(parts: Parts, path: Path, note: Callable[[str], None]) -> State:
     return state
 
 
-def save(parts: Parts, settings: LoopSettings, folder: Path, state: State) -> None:
+def save(parts: Parts, settings: LoopSettings, folder: Path, state: State, note: Callable[[str], None]) -> None:
     """Write the checkpoint of `state.step` and remove those that need not stay; rank 0 does it, others bring their shards."""
     writes = parts.world.rank == 0
     if not writes and not sharded.is_sharded(parts.scorer):
@@ -160,4 +160,4 @@ def save(parts: Parts, settings: LoopSettings, folder: Path, state: State) -> No
         writes=writes,
     )
     if writes:
-        checkpoint.prune(checkpoints, keep=settings.keep, spare=[state.outcome.best_step])
+        checkpoint.prune(checkpoints, keep=settings.keep, spare=[state.outcome.best_step, *settings.pin], note=note)

@@ -137,6 +137,11 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
                 fail(key, f"there is no file or folder {recipe_file.short(part.path)}")
     if stage.validation and any(part.weight is not None or part.epochs is not None for part in stage.validation.data):
         fail("validation", "weight and epochs mix training rows; validation rows are all used: leave them out")
+    pins = stage.loop.get("pin", ())
+    if pins and (min(pins) < 1 or (stage.steps is not None and max(pins) > stage.steps)):
+        fail(
+            "pin", f"pin {list(pins)} names steps that are not taken; write steps from 1 to {stage.steps or 'the last'}"
+        )
     if stage.steps is not None and stage.epochs is not None:
         fail("epochs", "steps and epochs say the same twice; give one of them")
     for key in ("eval_every", "early_stop"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bottega.core import rundir
 from bottega.core.errors import UserError
 from bottega.core.textio import clock, table
+from bottega.train.pins import pinned, write_pins
 
 if TYPE_CHECKING:
     from bottega.workshop.stages import RunResult
@@ -141,6 +142,41 @@ def runs_verify_text(facts: dict[str, Any]) -> str:
     }
     folders = "1 folder" if facts["checked"] == 1 else f"{facts['checked']} folders"
     return "\n".join([*facts["problems"], f"{folders} checked: {said[facts['exit_code']]}"])
+
+
+def runs_pin(run: str, step: int, *, stage: str | None = None, off: bool = False) -> dict[str, Any]:
+    """Pin the checkpoint of `step`, so that no later save removes it, or take the pin off.
+
+    Returns:
+        {"stage", "pinned"}: the stage and all steps that are pinned there now.
+
+    Raises:
+        UserError: there is no such checkpoint, or several stages have one.
+    """
+    folder = run_folder(run)
+    places = {path.name.partition("-")[2]: path / "checkpoints" for path in sorted((folder / "stages").glob("*"))}
+    having = {
+        name: place
+        for name, place in places.items()
+        if stage in (None, name) and ((place / f"step-{step:07d}").is_dir() or (off and step in pinned(place)))
+    }
+    if not having:
+        kept = [f"{name}: {int(p.name[5:])}" for name, place in places.items() for p in sorted(place.glob("step-*"))]
+        raise UserError(
+            f"there is no checkpoint of step {step} to pin; those that are there: {', '.join(kept) or 'none'}"
+        )
+    if len(having) > 1:
+        raise UserError(f"the stages {', '.join(having)} have a checkpoint of step {step}: name one with --stage")
+    ((name, place),) = having.items()
+    steps = pinned(place) - {step} if off else pinned(place) | {step}
+    write_pins(place, steps)
+    return {"stage": name, "pinned": sorted(steps)}
+
+
+def runs_pin_text(facts: dict[str, Any]) -> str:
+    """The same for people."""
+    steps = ", ".join(str(step) for step in facts["pinned"])
+    return f"pinned in {facts['stage']}: {steps or 'nothing'}"
 
 
 def run_folder(run: str) -> Path:

@@ -8,12 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bottega.core import devices
 from bottega.core.errors import Diverged, UserError
 from bottega.core.types import Row, Tokens
 from bottega.models.layout import lay
 from bottega.train import fit
 from bottega.train import step as steps
 from bottega.train.guards import SelfCheck, fingerprint, heaviest
+from bottega.train.metrics import flops
+from bottega.train.scoring import num_supervised
 from bottega.train.source import Dataset
 from tests.models.tiny import tiny_model
 from tests.train.clients import VOCABULARY, make_loop, rows, weights
@@ -148,3 +151,61 @@ def test_a_metric_that_nobody_measures_is_named(llama, tmp_path):
     loop.parts.validate = lambda step: {"accuracy": 1.0}
     with pytest.raises(UserError, match="early_stop watches 'acuracy', but the evaluation gives accuracy"):
         loop.run()
+
+
+@pytest.mark.parametrize(("tune", "options"), [("lisa", {"active": 1, "every": 1}), ("prefix", {"length": 4})])
+def test_the_self_check_holds_for_methods_that_take_turns_or_put_positions_before(llama, tmp_path, tune, options):
+    loop = make_loop(
+        llama, tmp_path, tune=tune, method_options=options, steps=5, lr=1e-2, optimizer="adamw", self_check=5
+    )
+    notes: list[str] = []
+    loop.progress.note = notes.append  # type: ignore[method-assign]
+    loop.run()
+    (line,) = [note for note in notes if note.startswith("self-check")]
+    learned = {"prefix": "1 trainable", "lisa": f"{sum(1 for _ in loop.parts.scorer.parameters())} trainable"}
+    assert learned[tune] in line and "no gradient" not in line
+
+
+def test_an_expert_without_tokens_is_said_and_is_no_error():
+    """Two experts, all tokens go to the first; the router is not among them, so that its missing gradient would be one."""
+    module = torch.nn.ModuleDict({"experts": torch.nn.ModuleList([torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)])})
+    check, notes = SelfCheck(module, steps=1), []
+    module["experts"][0](torch.ones(1, 2)).sum().backward()
+    check.after_backward(module)
+    torch.optim.SGD(module.parameters(), lr=1.0).step()
+    check.finish(module, notes.append)
+    assert "2 trainable tensors moved" in notes[0] and "2 of them are experts that no token was sent to" in notes[0]
+
+
+def test_a_mixture_of_experts_passes_its_self_check(tmp_path):
+    model = tiny_model("mixtral", tmp_path / "model", vocab=VOCABULARY)
+    loop = make_loop(model, tmp_path, steps=3, lr=1e-2, optimizer="adamw", self_check=3)
+    notes: list[str] = []
+    loop.progress.note = notes.append  # type: ignore[method-assign]
+    loop.run()
+    assert any(note.startswith("self-check") for note in notes)
+
+
+def test_a_run_that_goes_on_within_the_first_steps_is_checked_too(llama, tmp_path):
+    loop = make_loop(llama, tmp_path, steps=2, lr=1e-3, self_check=5)
+    loop.run()
+    again = make_loop(llama, tmp_path, steps=6, lr=1e-3, self_check=5)
+    notes: list[str] = []
+    again.progress.note = notes.append  # type: ignore[method-assign]
+    again.run()
+    assert any(note.startswith("self-check") for note in notes)
+
+
+def test_utilisation_counts_the_products_that_a_step_needs(llama, tmp_path):
+    """Per layer 32 x 32 (q, o), 32 x 16 (k, v) and 3 of 32 x 48: 7680 weights; two layers and a head of 32 x 320. All learn: 6
+    operations a weight. LoRA of rank 2 on q: frozen ones 4, and 6 for A (2 x 32) and B (32 x 2) in each layer."""
+    assert flops(make_loop(llama, tmp_path).parts.scorer) == (6 * 15360, 6 * 10240)
+    lora = make_loop(llama, tmp_path, tune="lora", method_options={"rank": 2, "targets": ["q_proj"]})
+    assert flops(lora.parts.scorer) == (4 * 15360 + 6 * 2 * 128, 4 * 10240)
+    shown: dict[str, float] = {}
+    lora.progress.update = lambda step, metrics: shown.update(metrics)
+    lora.run()
+    tokens, labels = (sum(f(row) for row in rows("single")) for f in (lambda r: r.num_tokens, num_supervised))
+    done = tokens * (4 * 15360 + 6 * 256) + labels * 4 * 10240
+    assert shown["mfu"] == pytest.approx(done * shown["tokens/s"] / tokens / devices.peak_flops(), rel=1e-6)
+    assert shown["lr"] == 1.0 and shown["GB"] > 0 and shown["loss"] == lora.outcome.last["loss"]
