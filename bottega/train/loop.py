@@ -15,7 +15,7 @@ from typing import Any
 from bottega.core import devices
 from bottega.core.errors import Diverged, UserError
 from bottega.core.types import Progress, Row
-from bottega.train import evaluation, fit, parallel, resume
+from bottega.train import checkpoint, evaluation, fit, parallel, resume
 from bottega.train.diagnosis import locate
 from bottega.train.guards import SelfCheck
 from bottega.train.metrics import averages, flops, log_to
@@ -23,6 +23,7 @@ from bottega.train.parts import Fit, Outcome, Parts
 from bottega.train.precision import finish_gradient
 from bottega.train.schedule import scale_at
 from bottega.train.settings import LoopSettings
+from bottega.train.step import Stopped
 from bottega.train.watch import Why, sentence
 
 __all__ = ["Loop", "Outcome", "Parts"]
@@ -130,13 +131,17 @@ class Loop:
         parts, settings, state = self.parts, self.settings, self.state
         if parts.attached.before_step is not None and parts.attached.before_step(state.step + 1):
             parts.rebuild()
+        before, random = state.cursor, checkpoint.random_state()
         rows, state.cursor = parts.source.next()
         if parts.spec.prepare is not None:
             rows = parts.spec.prepare(rows, self._score)
         lr = self._set_rate()
         heard: dict[int, float] | None = {} if parts.source.listens else None
         step = state.step + 1
-        sums, counts = fit.gradient(parts, rows, state.fit, step=step, heard=heard, note=self.progress.note)
+        try:
+            sums, counts = fit.gradient(parts, rows, state.fit, step=step, heard=heard, note=self.progress.note)
+        except Stopped:
+            return self._take_back(before, random)
         metrics, self.labels = averages(sums, counts), counts["tokens"]
         scaled = parts.loss_scale
         norm = finish_gradient(parts.scorer.parameters(), parts.optimizer, clip=settings.clip, scale=scaled, step=step)
@@ -162,6 +167,17 @@ class Loop:
         parts.source.tell([row.index for row in rows], [heard[row.index] for row in rows] if heard else [], metrics)
         state.tokens_seen += int(counts["seen"])
         return self._line(metrics, counts, lr, norm)
+
+    def _take_back(self, cursor: dict[str, Any], random: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch that was stopped in the middle was never begun: what is saved continues with it."""
+        self.parts.optimizer.zero_grad(set_to_none=True)
+        self.state.cursor = cursor
+        checkpoint.set_random_state(random)
+        if self.step:
+            self.outcome.reason = "interrupted"
+            self._save()
+        self.outcome.reason = "interrupted"
+        return {}
 
     def _line(
         self, metrics: Mapping[str, float], counts: Mapping[str, float], lr: float, norm: float

@@ -20,7 +20,8 @@ from bottega.train.precision import LossScale
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Parts:
-    """What `assemble` built: the loop's hands. notes: lines about what was decided, for the run to say."""
+    """What `assemble` built: the loop's hands. notes: lines about what was decided, for the run to say. stopping: whether
+    somebody asked to stop; heard between micro-batches where there is one process."""
 
     attached: Attached
     spec: Spec
@@ -36,6 +37,7 @@ class Parts:
     validate: Callable[[int], Mapping[str, float]] | None = None
     loss_scale: LossScale | None = None
     notes: list[str] = field(default_factory=list)
+    stopping: Callable[[], bool] = lambda: False
 
     @property
     def num_prefix(self) -> int:

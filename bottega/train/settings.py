@@ -32,7 +32,8 @@ class LoopSettings:
     beta1 (SGD's momentum too), beta2, eps, and momentum (Muon's) are its own. optimizer_states: where they live:
     device, host (memory beside a GPU) or file (a mapped file). step_in_backward: every parameter steps as soon as its
     gradient is complete, and the gradient is freed. clip: largest gradient norm (0: none). eval_every, save_every: in
-    steps (0: only at the end). keep: newest checkpoints kept besides the best. pin: steps whose checkpoints are made and stay. early_stop: a metric of the evaluation
+    steps (0: only at the end). keep: newest checkpoints kept besides the best. pin: steps whose checkpoints are made and stay.
+    early_stop: a metric of the evaluation
     ("" for none), which gets better by falling (early_stop_mode min) or rising (max); the run ends after `patience`
     evaluations without a new best. self_check: steps watched by guards.SelfCheck (0: none). on_nonfinite: what a loss
     or gradient that is not finite does: stop the run, skip the batch, or rollback (weights and optimizer go back to the

@@ -22,6 +22,10 @@ EVERYTHING = 1 << 60
 """Of a rank on which all fitted: the limit it would try."""
 
 
+class Stopped(Exception):
+    """Somebody asked to stop in the middle of a batch. Never seen outside the loop, which takes the batch back."""
+
+
 class TooLarge(Exception):
     """A micro-batch did not fit in memory. smaller: the limit to try with (0: it was a row alone); cause: the sentence behind it.
 
@@ -125,6 +129,8 @@ def _each(
     """
     scale = parts.world.size * (parts.loss_scale.value if parts.loss_scale is not None else 1.0)
     for number, (layout, targets) in enumerate(laid):
+        if number and parts.world.size == 1 and parts.stopping():
+            raise Stopped
         last = number == len(laid) - 1
         told: list[float] | None = None if mine is None else []
         try:

@@ -114,6 +114,7 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     try:
         bench = build.assemble_stage(setup, show, this.ranks.join)
         shown[-1].loop = bench.loop
+        bench.parts.stopping = lambda: this.ranks.interrupts.received is not None
         if leads:
             rundir.write_json(folder / "intake.json", seen_from(this.folder, bench.rows.to_json()))
             held_out = stage.validation.data if stage.validation else ()

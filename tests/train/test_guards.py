@@ -209,3 +209,19 @@ def test_utilisation_counts_the_products_that_a_step_needs(llama, tmp_path):
     done = tokens * (4 * 15360 + 6 * 256) + labels * 4 * 10240
     assert shown["mfu"] == pytest.approx(done * shown["tokens/s"] / tokens / devices.peak_flops(), rel=1e-6)
     assert shown["lr"] == 1.0 and shown["GB"] > 0 and shown["loss"] == lora.outcome.last["loss"]
+
+
+def test_a_stop_in_the_middle_of_a_batch_takes_it_back_and_the_end_is_the_same(llama, tmp_path):
+    """Asked between the micro-batches of step 3: two steps are saved, and the run goes on to the same weights and log."""
+    settings = {"steps": 4, "lr": 1e-3, "optimizer": "adamw", "micro_tokens": 30}
+    whole = make_loop(llama, tmp_path / "whole", **settings)
+    whole.run()
+    stopped = make_loop(llama, tmp_path / "stopped", **settings)
+    stopped.parts.stopping = lambda: stopped.step == 2
+    assert stopped.run().reason == "interrupted" and stopped.step == 2
+    assert all(p.grad is None for p in stopped.parts.scorer.parameters())
+    again = make_loop(llama, tmp_path / "stopped", **settings)
+    again.run()
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(again).items())
+    logs = [(tmp_path / d / "metrics.jsonl").read_bytes() for d in ("whole", "stopped")]
+    assert logs[0] == logs[1]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from bottega import cli
@@ -347,6 +348,45 @@ def test_sigterm_is_exit_143_and_the_same_command_ends_in_the_same_bytes(made, t
     assert runs.runs_verify(str(out))["exit_code"] == 0
     run(made[0] / "r.yaml", out=out, quiet=True)
     assert contents(out) == contents(made[0] / "runs" / "tiny")
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGUSR1", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)])
+def test_a_signal_saves_the_state_and_leaves_no_child(made, name, code):
+    """Nothing would be saved for 4000 steps: the checkpoint there is comes from the signal, and holds every logged step."""
+    out = made[0] / "runs" / name
+    settings = ["adapt.steps=4000", "adapt.save_every=4000"]
+    arguments = [sys.executable, "-m", "bottega.cli", "run", str(made[0] / "r.yaml"), *settings, "--out", str(out)]
+    child = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    place = out / "stages" / "01-adapt"
+    until = time.monotonic() + 60
+    while child.poll() is None and time.monotonic() < until and not (place / "metrics.jsonl").is_file():
+        time.sleep(0.02)
+    time.sleep(0.5)
+    family = psutil.Process(child.pid).children(recursive=True)
+    child.send_signal(getattr(signal, name))
+    said = child.communicate(timeout=60)[1]
+    assert child.returncode == code, said
+    assert not any(process.is_running() for process in family)
+    (saved,) = (place / "checkpoints").glob("step-*")
+    assert int(saved.name[5:]) == len((place / "metrics.jsonl").read_text().splitlines()) > 0
+    assert runs.runs_verify(str(out))["exit_code"] == 0
+
+
+def test_a_checkpoint_is_pinned_and_let_go(copied):
+    out = str(copied / "runs" / "tiny")
+    kept = sorted((copied / "runs" / "tiny" / "stages" / "02-instruct" / "checkpoints").glob("step-*"))
+    step = int(kept[-1].name[5:])
+    assert runs.runs_pin(out, step, stage="instruct") == {"stage": "instruct", "pinned": [step]}
+    assert cli.door(["runs", "pin", out, str(step), "--stage", "instruct", "--off"]) == 0
+    assert not json.loads((kept[-1].parent / "PINS.json").read_text())["steps"]
+    with pytest.raises(UserError, match=f"no checkpoint of step 77 to pin; those that are there: .*instruct: {step}"):
+        runs.runs_pin(out, 77)
+
+
+@pytest.mark.parametrize("pin", ["[0]", "[9]"])
+def test_a_pin_that_is_never_reached_is_refused(made, pin):
+    with pytest.raises(UserError, match=r"pin \[\d\] names steps that are not taken; write steps from 1 to 8"):
+        run(made[0] / "r.yaml", [f"instruct.pin={pin}"], dry_run=True)
 
 
 def test_a_pickle_in_a_run_folder_is_refused_before_it_is_gone_on_with(copied):
