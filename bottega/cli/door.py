@@ -5,6 +5,7 @@ Left out: the verbs and what they do.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -28,6 +29,9 @@ def door(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (requirements: 0 done, 1 check, 2 mend, 3 ... 70 our bug)."""
     signal.signal(signal.SIGTERM, _terminated)
     warnings.filterwarnings("ignore", category=FutureWarning)  # other libraries', about their own next version
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # PEFT imports it where it is installed; it lacks a kernel
     try:
         code = cli.main(args=arguments, prog_name="bottega", standalone_mode=False)
         return code if isinstance(code, int) else 0
