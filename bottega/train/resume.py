@@ -17,6 +17,7 @@ from bottega.core.errors import UserError
 from bottega.core.rundir import atomic_write, trim_jsonl
 from bottega.train import checkpoint, parallel, sharded
 from bottega.train.parts import Fit, Outcome, Parts
+from bottega.train.pins import pinned, write_pins
 from bottega.train.precision import LossScale
 from bottega.train.settings import LoopSettings
 from bottega.train.watch import Watch
@@ -160,4 +161,6 @@ def save(parts: Parts, settings: LoopSettings, folder: Path, state: State, note:
         writes=writes,
     )
     if writes:
+        if state.step in settings.pin:
+            write_pins(checkpoints, pinned(checkpoints) | {state.step})
         checkpoint.prune(checkpoints, keep=settings.keep, spare=[state.outcome.best_step, *settings.pin], note=note)

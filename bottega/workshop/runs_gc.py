@@ -13,6 +13,7 @@ from typing import Any
 from bottega.core import rundir
 from bottega.core.errors import FolderInUse, UserError
 from bottega.core.textio import table
+from bottega.train.pins import pinned
 from bottega.workshop.runs import run_folder
 
 
@@ -72,8 +73,10 @@ def _needless(folder: Path, kept: list[dict[str, str]]) -> Iterator[Path]:
         if problems:
             kept.append({"run": str(folder), "why": f"{stage.name}: its result is damaged ({problems[0]})"})
             continue
+        spared = pinned(stage / "checkpoints")
         for step in steps_in(stage / "checkpoints"):
-            yield path_of(stage / "checkpoints", step)
+            if step not in spared:
+                yield path_of(stage / "checkpoints", step)
         if (stage / "cache").is_dir():
             yield stage / "cache"
 

@@ -11,7 +11,7 @@ import torch
 from bottega.core.errors import Unsafe
 from bottega.core.rundir import sha256
 from bottega.train import checkpoint
-from bottega.train.pins import write_pins
+from bottega.train.pins import pinned, write_pins
 from tests.models.tiny import tiny_model
 from tests.train.clients import VOCABULARY, make_loop, weights
 
@@ -111,6 +111,7 @@ def test_pinned_steps_are_saved_and_stay(llama, tmp_path):
     write_pins(tmp_path / "checkpoints", [2])
     loop_in(llama, tmp_path, keep=1, pin=(3,)).run()
     assert checkpoint.steps_in(tmp_path / "checkpoints") == [2, 3, 6]
+    assert pinned(tmp_path / "checkpoints") == {2, 3}, "what clears old runs reads the same file"
 
 
 def test_the_good_one_stays_when_the_newest_did_not_reach_the_disk(llama, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from bottega import cli
 from bottega.core import rundir
 from bottega.core.errors import FolderInUse, Mismatch, Unsafe, UserError
-from bottega.workshop import runs, use
+from bottega.workshop import runs, runs_gc, use
 from bottega.workshop.stages import run, run_text
 from tests.workshop.made import chat, jsonl, workshop
 
@@ -377,6 +377,8 @@ def test_a_checkpoint_is_pinned_and_let_go(copied):
     kept = sorted((copied / "runs" / "tiny" / "stages" / "02-instruct" / "checkpoints").glob("step-*"))
     step = int(kept[-1].name[5:])
     assert runs.runs_pin(out, step, stage="instruct") == {"stage": "instruct", "pinned": [step]}
+    runs_gc.runs_gc((out,), remove=True)
+    assert kept[-1].is_dir() and not kept[0].is_dir(), "clearing a run leaves what is pinned"
     assert cli.door(["runs", "pin", out, str(step), "--stage", "instruct", "--off"]) == 0
     assert not json.loads((kept[-1].parent / "PINS.json").read_text())["steps"]
     with pytest.raises(UserError, match=f"no checkpoint of step 77 to pin; those that are there: .*instruct: {step}"):
