@@ -1,4 +1,4 @@
-"""Commands that make a model: demo, doctor, init, run.
+"""Commands that make a model: demo, doctor, init, plan, run.
 
 Left out: their functions (workshop, demo).
 """
@@ -35,11 +35,12 @@ def demo_command(stages: str | None, as_json: bool, **options: Any) -> int:
     return call("demo", as_json=as_json, stages=chosen, **options)
 
 
-@verb(cli, "doctor", "bottega doctor", "bottega doctor --json")
+@verb(cli, "doctor", "bottega doctor", "bottega doctor --json", "bottega doctor --calibrate")
+@click.option("--calibrate", is_flag=True, help="Measure this device's speed (seconds) and keep it for `bottega plan`.")
 @json_flag
-def doctor_command(as_json: bool) -> int:
+def doctor_command(calibrate: bool, as_json: bool) -> int:
     """What this machine has, what works on it, what is missing and the command that mends it."""
-    return call("doctor", as_json=as_json)
+    return call("doctor --calibrate" if calibrate else "doctor", as_json=as_json)
 
 
 @verb(
@@ -92,3 +93,30 @@ def run_command(
         given = (recipe, *overrides) if recipe is not None else overrides
         return call("run", as_json=as_json, recipe=None, overrides=given, update=update, **options)
     return call("run", as_json=as_json, recipe=recipe, overrides=overrides, **options)
+
+
+@verb(
+    cli,
+    "plan",
+    "bottega plan recipe.yaml",
+    "bottega plan recipe.yaml --device rtx-3090 --price-per-hour 0.4",
+    "bottega plan --suggest --device rtx-3090",
+)
+@click.argument("recipe", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@click.option("--suggest", is_flag=True, help="Open models and the ways to tune them that fit the device.")
+@click.option("--device", metavar="D", help="A GPU of the table, such as rtx-3090 or a100-80gb; default: this machine.")
+@click.option("--device-memory", metavar="SIZE", help="Memory to fit in instead of the device's own, such as 24GB.")
+@click.option("--price-per-hour", type=click.FloatRange(0), help="What an hour of the device costs you.")
+@click.option("--currency", default="EUR", show_default=True, help="Of that price.")
+@click.option("--hours", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For --suggest.")
+@click.option(
+    "--ways/--no-ways", default=True, help="Compare methods too, and say what would make it fit (some seconds)."
+)
+@json_flag
+@offline_flag
+def plan_command(recipe: str | None, as_json: bool, suggest: bool, **options: Any) -> int:
+    """Memory, time, disk and cost before anything is loaded; exit 6 if it cannot fit."""
+    if recipe is None and not suggest:
+        raise click.UsageError("name a recipe, or ask with --suggest which models fit")
+    return call("plan", as_json=as_json, recipe=recipe, suggest=suggest, **options)
