@@ -6,6 +6,7 @@ these) and device seconds on a GPU.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import time
@@ -122,7 +123,7 @@ def measure(kind: str) -> tuple[str, Rates]:
     for size in SIZES:
         rows, side = max(ROWS, size), max(SIDE, size)
         a, b = made(rows, side), made(side, size)
-        products[size] = 2.0 * rows * side * size / best(lambda a=a, b=b: a @ b)
+        products[size] = 2.0 * rows * side * size / best(functools.partial(torch.matmul, a, b))
     q, k = made(1, 4, SIDE, 64), made(1, 4, SIDE, 64)
     attention = 2.0 * 4 * SIDE * SIDE * 64 / best(lambda: F.scaled_dot_product_attention(q, k, k, is_causal=True))
     x, y = made(ROWS, 16 * SIDE), made(ROWS, 16 * SIDE)  # larger than any cache, as a step's activations are

@@ -1,11 +1,12 @@
 """`bottega init DATA`: a look at the data, and a commented recipe that runs as it is; `--from FILE`: another tool's, carried over.
 
-Left out: choosing method and model by what fits (`plan`), what other tools' keys mean (importers/).
+Left out: what other tools' keys mean (importers/). The method is the first that fits this machine, by `plan`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ WORDS = {
     "dpo": "prefer the chosen answers to the rejected ones",
 }
 MIN_ROWS_TO_SPLIT = 20
+METHOD = "method: {name: lora, rank: 16}"
 
 
 def init(
@@ -58,11 +60,13 @@ def init(
     model = model or "garzone"
     seen = _look(path, format)
     data = os.path.relpath(os.path.abspath(path), target.absolute().parent)
-    rundir.atomic_write(target, _recipe(seen, data, model, format, template))
-    from bottega.workshop import recipe
+    rundir.atomic_write(target, _recipe(seen, data, model, format, template, "", ""))
+    from bottega.workshop import plan_brief, recipe
 
+    change, why = plan_brief.choose(target)
+    rundir.atomic_write(target, _recipe(seen, data, model, format, template, change, why))
     recipe.load(target)  # our own promise: what init writes, run reads
-    return {"recipe": out, **seen, "next": f"bottega run {out}"}
+    return {"recipe": out, **seen, "method": change or METHOD, "why": why, "next": f"bottega run {out}"}
 
 
 def _import(
@@ -96,6 +100,7 @@ def init_text(result: dict[str, Any]) -> str:
     lines = [f"{result['rows']:,} rows ({result['format']}), about {result['tokens']:,} tokens: {result['objective']}"]
     if result["bad"]:
         lines.append(f"{result['bad']} rows cannot be used, for example {result['example']}; see `bottega data check`")
+    lines.append(f"{result['method']}: {result['why']}")
     return "\n".join([*lines, f"wrote {result['recipe']}; next: {result['next']}"])
 
 
@@ -144,7 +149,17 @@ def _said(turns: tuple[Turn, ...]) -> int:
     return sum(len(turn.content) for turn in turns)
 
 
-def _recipe(seen: dict[str, Any], data: str, model: str, format: str | None, template: str | None) -> str:
+def _settings(change: str, why: str) -> list[str]:
+    """The method, and what else must change for it to fit, as lines of the recipe."""
+    pairs = re.findall(r"(\w+): (\{[^}]*\}|[^,]+)", change or METHOD)
+    first, *others = [f"      {key}: {value.strip()}" for key, value in pairs]
+    said = f"      # {why}" if why else ""
+    return [line for line in (said, f"{first}  # or full: every weight learns", *others) if line]
+
+
+def _recipe(
+    seen: dict[str, Any], data: str, model: str, format: str | None, template: str | None, change: str, why: str
+) -> str:
     """The recipe as text, with a comment at what one is likely to change."""
     name = Path(os.path.abspath(seen["data"])).stem
     clean = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name).strip("-") or "first"
@@ -160,7 +175,7 @@ def _recipe(seen: dict[str, Any], data: str, model: str, format: str | None, tem
         f"  - {objective}:",
         f"      objective: {objective}          # {WORDS[objective]}",
         f"      data: {part}",
-        "      method: {name: lora, rank: 16}  # or full: every weight learns",
+        *_settings(change, why),
         "      epochs: 1                       # or steps: 200",
         "      batch: 8                        # rows a step",
         _rate(model, objective),

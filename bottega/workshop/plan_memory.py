@@ -92,7 +92,7 @@ def needs_of(r: Rehearsal, *, optimizer: str, file_bytes_each: float, dtype_byte
         is read twice.
     """
     masters = 4.0 * r.trainable if dtype_bytes < 4 else 0.0  # a copy in fp32 that the optimizer moves
-    states = total_states(r.learning, optimizer) + masters
+    states = total_states(r.learning, r.tables, optimizer) + masters
     return Needs(
         weights=r.weights,
         read=0.0 if file_bytes_each == dtype_bytes else r.total * file_bytes_each,
@@ -229,7 +229,8 @@ def quantised(
     """The same stage on a base whose decoder's linear layers are kept in 4 or 8 bits (a frozen one).
 
     Args:
-        linear_numbers: weights in those layers. largest_linear: bytes of the largest, which is dequantised when used. weight_bytes: of a weight before.
+        linear_numbers: weights in those layers. largest_linear: bytes of the largest, which is dequantised when used. weight_bytes:
+            of a weight before.
     """
     bits = {"nf4": NF4_BITS, "int8": INT8_BITS}[kind]
     saved = linear_numbers * (weight_bytes - bits / 8)
@@ -248,6 +249,7 @@ def streamed(needs: Needs, *, layers_bytes: float, num_layers: int) -> Needs:
     return dataclasses.replace(needs, weights=needs.weights - layers_bytes * (1 - 2 / max(2, num_layers)), read=0.0)
 
 
-def total_states(shapes: Sequence[Shape], optimizer: str) -> float:
-    """Bytes of an optimizer's state over parameters of these shapes."""
-    return sum(STATES[optimizer](shape) for shape in shapes)
+def total_states(shapes: Sequence[Shape], tables: Sequence[Shape], optimizer: str) -> float:
+    """Bytes of an optimizer's state over parameters of these shapes; Muon leaves the vocabulary's tables to AdamW."""
+    of = STATES[optimizer]
+    return sum(map(of, shapes)) + sum(map(STATES["adamw"] if optimizer == "muon" else of, tables))

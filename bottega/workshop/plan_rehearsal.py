@@ -82,8 +82,8 @@ class Rehearsal:
     weights: the model's tensors, buffers too; largest: the biggest of them; trainable, total: numbers of parameters;
     gradients: what backward leaves behind; first_peak: the most that the first micro-batch of a step holds above weights
     (its new gradients counted); later_peak: the same where all gradients are there already; churn: bytes allocated on the
-    way in blocks of the heap, freed or not; head: the part of these that logits and their gradients are; learning: shapes
-    of what learns. forward, work: of one micro-batch, without and with its backward pass.
+    way in blocks of the heap, freed or not; head: the part of these that logits and their gradients are; learning,
+    tables: shapes of what learns, the vocabulary's apart. forward, work: of one micro-batch, without and with its backward pass.
     """
 
     weights: float
@@ -96,6 +96,7 @@ class Rehearsal:
     churn: float
     head: float
     learning: tuple[tuple[int, ...], ...]
+    tables: tuple[tuple[int, ...], ...]
     forward: Work
     work: Work
     tokens: int
@@ -177,7 +178,7 @@ class Watch(TorchDispatchMode):
 
     def _product(self, rows: int, inner: int, columns: int, batch: int, smallest: int | None = None) -> None:
         small = max(1, smallest or min(rows, inner, columns))
-        self.products[1 << (small - 1).bit_length()] += 2.0 * batch * rows * inner * columns
+        self.products[1 << (small - 1).bit_length()] += 2 * batch * rows * inner * columns
 
 
 def rehearse(
@@ -222,6 +223,9 @@ def rehearse(
             work, left = _sum(forward, watch.taken()), watch.live - base
             del layout, targets
             gradients = sum(p.grad.numel() * p.grad.element_size() for p in named.values() if p.grad is not None)
+    inner = heads.causal_model(module)
+    both = [inner.get_input_embeddings(), inner.get_output_embeddings()]
+    tables = {id(layer.weight) for layer in both if layer is not None}
     sizes = [(p.numel(), p.element_size(), p.requires_grad) for p in named.values()]
     return Rehearsal(
         weights=base,
@@ -232,7 +236,8 @@ def rehearse(
         first_peak=max(peaks[0], left),
         later_peak=max(peaks[1], left),
         churn=watch.churn,
-        learning=tuple(tuple(p.shape) for p in named.values() if p.requires_grad),
+        learning=tuple(tuple(p.shape) for p in named.values() if p.requires_grad and id(p) not in tables),
+        tables=tuple(tuple(p.shape) for p in named.values() if p.requires_grad and id(p) in tables),
         head=_head_bytes(module, rows, needs),
         forward=forward,
         work=work,
@@ -253,6 +258,7 @@ def _head_bytes(module: Any, rows: Sequence[Row], needs: Sequence[str]) -> float
 def materialise(module: nn.Module) -> None:
     """Put fake tensors on the CPU in the places of all meta ones, ties kept; called inside a FakeTensorMode."""
     made: dict[int, Any] = {}
+    part: Any
     for part in module.modules():
         for name, old in list(part._parameters.items()):
             if old is not None:

@@ -7,7 +7,7 @@ row is tokenised, and the plan says so; where the tokenizer is not here, four ch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,9 +25,10 @@ from bottega.data.pack import micro_batches
 from bottega.data.sources import Problem, find
 from bottega.models.generate import context_limit
 from bottega.train.objectives import OBJECTIVES
-from bottega.train.source import Dataset
+from bottega.train.settings import SCORE_TOKENS
 from bottega.workshop.recipe import Stage
-from bottega.workshop.rows import DEFAULT_MAX_TOKENS, mixed
+from bottega.workshop.rows import DEFAULT_MAX_TOKENS
+from bottega.workshop.sources import source_of
 
 WHOLE_BYTES = 2_000_000
 """Files up to so many bytes together are tokenised whole."""
@@ -74,15 +75,20 @@ def look(stage: Stage, config: Any, tokenizer: Any, *, seed: int, packed: bool) 
     share = stage.validation.share if stage.validation else None
     held = (share or 0.0) * sum(row.num_tokens for rows in made for row in rows) * grows
     kept = 1.0 - (share or 0.0)
-    flat = mixed(made, stage.data, seed=seed)
+    flat = [row for rows in made for row in rows]
+    source = source_of(stage, made, seed=seed)
+    per_epoch = max(1, math.ceil(source.steps_per_epoch * grows * kept - 1e-9))
     count = max(1, round(len(flat) * grows * kept))
-    per_epoch = -(-count // stage.batch)
     steps = stage.steps or max(1, math.ceil((stage.epochs or 1.0) * per_epoch - 1e-9))
-    source = Dataset(flat, batch=stage.batch, seed=seed)
-    facts = _steps(source, min(steps, STEPS_AHEAD), stage.loop["micro_tokens"], packed)
+    facts = _steps(source, min(steps, STEPS_AHEAD), most_tokens(stage.loop), packed)
     tokens = sum(row.num_tokens for row in flat) * grows * kept
     trained = sum(float(np.count_nonzero(b.trains)) for row in flat for b in row.branches) * grows * kept
     return StageRows(rows=count, tokens=tokens, trained=trained, held_out=held, steps=steps, how=how, **facts)
+
+
+def most_tokens(loop: Mapping[str, Any]) -> int:
+    """The setting micro_tokens; where it is `auto`, what that starts from."""
+    return SCORE_TOKENS if loop["micro_tokens"] == "auto" else int(loop["micro_tokens"])
 
 
 def _files(path: str) -> list[Path]:
@@ -94,7 +100,7 @@ def _limit(stage: Stage, config: Any) -> int:
     return stage.max_tokens or min(DEFAULT_MAX_TOKENS, own or DEFAULT_MAX_TOKENS)
 
 
-def _steps(source: Dataset, steps: int, micro_tokens: int, packed: bool) -> dict[str, Any]:
+def _steps(source: Any, steps: int, micro_tokens: int, packed: bool) -> dict[str, Any]:
     """The heaviest micro-batch of the first steps, and what a step is made of on average."""
     heaviest: list[Row] = []
     most, batches, tokens, squares, seen = -1.0, 0, 0, 0.0, 0

@@ -204,7 +204,7 @@ def on_meta(config: Any, name: str, options: Mapping[str, Any], *, dtype: str = 
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=getattr(torch, dtype))
         packs = _installed(module)
-    linear = [layer.weight.numel() for layer in layers.linear_layers(module).values()]
+    linear: list[int] = [layer.weight.numel() for layer in layers.linear_layers(module).values()]  # type: ignore[operator, union-attr]
     stack = sum(p.numel() for p in layers.decoder_layers(module).parameters())
     chosen = {**options, **SHAPES_ALONE.get(name, {})}
     with torch.device("cpu" if name in VALUES_FIRST else "meta"):

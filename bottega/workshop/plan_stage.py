@@ -16,7 +16,7 @@ from bottega.workshop import plan_rehearsal, plan_shape
 from bottega.workshop.build import settings_of
 from bottega.workshop.plan_memory import Memory, Needs, deeper, memory_of, needs_of, quantised, streamed
 from bottega.workshop.plan_rehearsal import Work
-from bottega.workshop.plan_rows import StageRows
+from bottega.workshop.plan_rows import StageRows, most_tokens
 from bottega.workshop.plan_shape import Shape
 from bottega.workshop.plan_target import Target
 from bottega.workshop.plan_time import seconds, terms
@@ -137,10 +137,10 @@ def predict(
         way: another than the recipe's. rows: its micro_batches are those of the way's micro_tokens.
     """
     way = way or way_of(stage)
-    share = min(1.0, way.loop["micro_tokens"] / max(1, rows.heavy_tokens))
+    share = min(1.0, most_tokens(way.loop) / max(1, rows.heavy_tokens))
     found = scaled_micro(rehearsals.needs(way), share)
     found = elsewhere(found, way.loop, device=target.kind)
-    splits = max(rows.micro_batches, rows.step_tokens / max(1, way.loop["micro_tokens"]))
+    splits = max(rows.micro_batches, rows.step_tokens / max(1, most_tokens(way.loop)))
     reference = any(need.startswith("ref.") for need in OBJECTIVES[stage.objective.name].needs)
     kept = rows.rows * ROW_BYTES + rows.tokens * TOKEN_BYTES + (rows.trained * REFERENCE_BYTES if reference else 0)
     memory = memory_of(

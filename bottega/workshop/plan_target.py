@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.core import rundir
+from bottega.core.devices import host_memory
 from bottega.workshop import calibrate, plan_devices
 from bottega.workshop.plan_memory import Fit
 from bottega.workshop.plan_time import TERMS, Rates
@@ -66,8 +67,6 @@ def target(device: str | None, memory: float | None, *, threads: int | None = No
 
 
 def _cpu(memory: float | None, threads: int | None) -> Target:
-    from bottega.workshop.doctor import memory_here
-
     known = table()
     threads = threads or _threads()
     own = calibrate.find(calibrate.cpu_name(), threads)
@@ -81,7 +80,7 @@ def _cpu(memory: float | None, threads: int | None) -> Target:
     return Target(
         name=calibrate.cpu_name(),
         kind="cpu",
-        memory=memory if memory is not None else memory_here()["available_bytes"],
+        memory=memory if memory is not None else host_memory()["available_bytes"],
         rates=Rates.from_json((own or known["machine"])["rates"]),
         factors=known["factors"]["time"],
         fit=Fit(**known["factors"]["memory"]),

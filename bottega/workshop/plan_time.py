@@ -92,11 +92,12 @@ def fit(examples: Sequence[Mapping[str, float]], measured: Sequence[float], name
     """
     t = np.asarray(measured)
     x = np.asarray([[one[name] for name in names] for one in examples]) / t[:, None]
-    factors = np.zeros(len(names))
+    gram, wanted, factors = x.T @ x, x.sum(0), np.zeros(len(names))
     for _ in range(ITERATIONS):
+        before = factors.copy()
         for i in range(len(names)):
-            weight = float(x[:, i] @ x[:, i])
-            if weight > 0:
-                rest = 1.0 - x @ factors + x[:, i] * factors[i]
-                factors[i] = max(0.0, float(x[:, i] @ rest) / weight)
+            if gram[i, i] > 0:
+                factors[i] = max(0.0, factors[i] + (wanted[i] - gram[i] @ factors) / gram[i, i])
+        if np.abs(factors - before).max() < 1e-12:
+            break
     return dict(zip(names, factors.tolist(), strict=True))

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from bottega.core import table
 from bottega.models.methods import METHODS
-from bottega.workshop.plan_rows import StageRows
+from bottega.workshop.plan_rows import StageRows, most_tokens
 from bottega.workshop.plan_stage import Predicted, Rehearsals, Way, predict, way_of
 from bottega.workshop.plan_target import Target
 from bottega.workshop.recipe import LOOP, Stage
@@ -127,7 +127,7 @@ def _lighter(rows: StageRows) -> list[tuple[str, Callable[[Way], Way | None]]]:
     micro = max(longest, 256)
 
     def shorter(way: Way) -> Way | None:
-        return way.but(micro_tokens=micro) if micro < min(way.loop["micro_tokens"], rows.heavy_tokens) else None
+        return way.but(micro_tokens=micro) if micro < min(most_tokens(way.loop), rows.heavy_tokens) else None
 
     def recompute(way: Way) -> Way | None:
         return None if way.loop["checkpointing"] else way.but(checkpointing=True)

@@ -26,7 +26,7 @@ from bottega.core.config import dump_yaml
 from bottega.core.errors import UserError
 from bottega.core.textio import progress, table
 from bottega.models import locate, safety
-from bottega.workshop import launch
+from bottega.workshop import launch, plan_brief
 from bottega.workshop import recipe as recipes
 from bottega.workshop.measure import check_tasks, gates, measure
 from bottega.workshop.ranks import Ranks
@@ -283,6 +283,7 @@ def _plan(plan: Recipe, folder: Path, allow_change: Iterable[str]) -> dict[str, 
             }
         )
     tasks = list(plan.evaluate.tasks) if plan.evaluate else []
+    needs = plan_brief.brief(plan)
     disk = shutil.disk_usage(folder if folder.exists() else Path.cwd()).free
     return {
         "name": plan.name,
@@ -291,6 +292,8 @@ def _plan(plan: Recipe, folder: Path, allow_change: Iterable[str]) -> dict[str, 
         "stages": stages,
         "tasks": tasks,
         "disk_free": disk,
+        "needs": needs,
+        "exit_code": needs["exit_code"],
     }
 
 
@@ -304,4 +307,4 @@ def _plan_text(plan: dict[str, Any]) -> str:
     lines = [f"{plan['name']}: {plan['model']} -> {plan['folder']}"]
     lines.append(table(rows, ("stage", "what", "length", "data", "then", "state")))
     lines += [f"measured: {', '.join(plan['tasks'])}"] if plan["tasks"] else []
-    return "\n".join([*lines, "nothing was done: this was a dry run"])
+    return "\n".join([*lines, *plan_brief.brief_text(plan["needs"]), "nothing was done: this was a dry run"])
