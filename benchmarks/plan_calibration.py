@@ -77,6 +77,7 @@ RUNS = [
     ("sft", LORA, {"rank": 16}, shape("llama", 512, 4, 8192), {"then": "merge"}),
     ("sft", LORA, {"rank": 16}, shape("gemma2", 256, 4, 8192, query_pre_attn_scalar=32), {}),
     ("pretrain", "full", {}, shape("llama", 128, 4, 32000), {"max_tokens": 512}),
+    # a mixture of experts cannot be planned yet: it is shown as failed, and its number stays
     ("sft", "full", {}, shape("mixtral", 192, 3, 4096, num_local_experts=4, intermediate_size=384), {"batch": 6}),
     ("sft", LORA, {"rank": 8, "targets": ["q_proj", "v_proj"]}, shape("qwen2", 448, 6, 8192), {"micro_tokens": 2048}),
     ("dpo", LORA, {"rank": 16}, shape("olmo2", 192, 6, 8192, pad_token_id=0), {"checkpointing": True, "micro_tokens": 4096}),

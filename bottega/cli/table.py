@@ -9,7 +9,6 @@ VERBS = {
     "init": "bottega.workshop.init:init",
     "run": "bottega.workshop.stages:run",
     "plan": "bottega.workshop.plan:plan",
-    "doctor --calibrate": "bottega.workshop.calibrate:calibrate",
     "eval": "bottega.workshop.use:evaluate",
     "chat": "bottega.workshop.use:chat",
     "generate": "bottega.workshop.use:generate",

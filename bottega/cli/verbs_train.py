@@ -40,7 +40,7 @@ def demo_command(stages: str | None, as_json: bool, **options: Any) -> int:
 @json_flag
 def doctor_command(calibrate: bool, as_json: bool) -> int:
     """What this machine has, what works on it, what is missing and the command that mends it."""
-    return call("doctor --calibrate" if calibrate else "doctor", as_json=as_json)
+    return call("doctor", as_json=as_json, calibrate=calibrate)
 
 
 @verb(

@@ -1,6 +1,6 @@
 """What this machine has, what works on it, what is missing and the command that mends it.
 
-Left out: calibration of the device's speed (it comes with `plan`), network checks (no verb opens a connection unasked).
+Left out: measuring speed (calibrate.py), network checks (no verb opens a connection unasked).
 """
 
 from __future__ import annotations
@@ -46,8 +46,11 @@ EXTRAS = {
 }
 
 
-def doctor() -> dict[str, Any]:
+def doctor(*, calibrate: bool = False) -> dict[str, Any]:
     """Look at Python, packages, devices, cores, memory, disk and capabilities.
+
+    Args:
+        calibrate: measure the device's speed too (seconds), and keep it for `bottega plan`.
 
     Returns: JSON-able facts; `ok` and `exit_code` (1 when something that every run needs is missing).
     """
@@ -64,7 +67,13 @@ def doctor() -> dict[str, Any]:
         )
     if disk < LEAST_DISK_BYTES:
         warnings.append(f"only {disk / 1e9:.1f} GB are free on this disk: free some, or choose another with --out")
+    measured = {}
+    if calibrate:
+        from bottega.workshop.calibrate import calibrate as measure
+
+        measured = {"calibration": measure()}
     return {
+        **measured,
         "bottega": __version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -104,6 +113,10 @@ def doctor_text(facts: dict[str, Any]) -> str:
     ]
     for label in ("problems", "warnings"):
         lines += ["", f"{label}:", *(f"  {line}" for line in facts[label])] if facts[label] else []
+    if "calibration" in facts:
+        from bottega.workshop.calibrate import calibrate_text
+
+        lines += ["", calibrate_text(facts["calibration"])]
     lines += ["", "everything that a run needs is here" if facts["ok"] else "mend the problems above first"]
     return "\n".join(lines)
 

@@ -49,7 +49,11 @@ def choose(recipe: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, str
 
     try:
         here = target(None, None)
-        found = plan.plan_recipe(load(recipe), here, ways=True)
+        wanted = load(recipe)
+        found = plan.plan_recipe(wanted, here, ways=False)
+        if found["fits"] == "fits":
+            return "", found["sentence"]
+        found = plan.plan_recipe(wanted, here, ways=True)
     except UserError as error:
         return "", f"not planned ({str(error).splitlines()[0]})"
     memory = plan.gigabytes(here.memory or 0.0)

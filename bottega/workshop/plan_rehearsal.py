@@ -26,6 +26,8 @@ from bottega.core.types import Attached, Row
 from bottega.models import heads
 from bottega.models.heads import Head
 from bottega.models.layout import Layout, lay
+from bottega.train import recompute
+from bottega.train.settings import LoopSettings
 
 HEAD_CHUNK = 256
 """Rows of logits that the Scorer holds at once."""
@@ -187,7 +189,7 @@ def rehearse(
     *,
     needs: Sequence[str],
     packed: bool,
-    checkpointing: bool = False,
+    checkpointing: LoopSettings | None = None,
     precision: str = "fp32",
 ) -> Rehearsal:
     """Run the micro-batch `rows` twice, on fake tensors.
@@ -195,6 +197,7 @@ def rehearse(
     Args:
         attached: a method on a model whose parameters lie on the meta device; they become fake ones here.
         needs: what the objective reads (nll, logp, entropy, embedding). packed: rows share one row of tokens.
+        checkpointing: None, or settings with what is computed again.
     """
     module: Any = attached.model
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -202,9 +205,7 @@ def rehearse(
         materialise(holder)
         module.train()
         if checkpointing:
-            inner = heads.causal_model(module)
-            inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            inner.enable_input_require_grads()
+            recompute.enable(heads.causal_model(module), checkpointing)
         watch = Watch()
         named = dict(holder.named_parameters())
         watch.hold([*named.values(), *holder.buffers()])

@@ -201,6 +201,12 @@ def on_meta(config: Any, name: str, options: Mapping[str, Any], *, dtype: str = 
     from transformers import AutoModelForCausalLM
 
     module: Any
+    experts = [getattr(_text(config), key, 0) for key in ("num_local_experts", "num_experts", "n_routed_experts")]
+    if max(number or 0 for number in experts) > 1:
+        raise UserError(
+            f"a mixture of experts ({config.model_type}) cannot be planned yet, for what its experts compute depends on the text; "
+            f"plan a dense model, or start the run, which measures its first batch"
+        )
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=getattr(torch, dtype))
         packs = _installed(module)

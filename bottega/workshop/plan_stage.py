@@ -12,6 +12,7 @@ from typing import Any
 
 from bottega.core.types import Row
 from bottega.train.objectives import OBJECTIVES
+from bottega.train.settings import LoopSettings
 from bottega.workshop import plan_rehearsal, plan_shape
 from bottega.workshop.build import settings_of
 from bottega.workshop.plan_memory import Memory, Needs, deeper, memory_of, needs_of, quantised, streamed
@@ -103,7 +104,7 @@ class Rehearsals:
             self.rows,
             needs=OBJECTIVES[self.objective].needs,
             packed=made.packs and made.attached.packs,
-            checkpointing=bool(way.loop["checkpointing"]) or stream,
+            checkpointing=_recomputed(way.loop) if way.loop["checkpointing"] or stream else None,
             precision=precision,
         )
         each = 2.0 if low else 4.0
@@ -124,7 +125,12 @@ class Rehearsals:
         return streamed(found, layers_bytes=stack, num_layers=depth) if stream else found
 
 
-REHEARSED = ("checkpointing", "precision", "optimizer", "stream")
+def _recomputed(loop: Mapping[str, Any]) -> LoopSettings:
+    names = ("recompute_every", "recompute_keep")
+    return LoopSettings(steps=1, **{name: loop[name] for name in names if name in loop})
+
+
+REHEARSED = ("checkpointing", "recompute_every", "recompute_keep", "precision", "optimizer", "stream")
 """Settings that a rehearsal depends on."""
 
 

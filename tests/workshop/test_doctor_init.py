@@ -76,3 +76,18 @@ def test_a_folder_of_several_kinds_is_named_with_its_counts(tmp_path, monkeypatc
     write(tmp_path / "in" / "p.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     with pytest.raises(UserError, match="holds 2 chats, 1 pairs, and a stage learns from one kind"):
         init("in")
+
+
+def test_init_chooses_what_fits_and_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.jsonl", [{"instruction": "a", "output": f"b {i}"} for i in range(30)])
+    seen = init("rows.jsonl")
+    text = (tmp_path / "recipe.yaml").read_text()
+    assert seen["method"] == "method: {name: lora, rank: 16}" and "needs about" in seen["why"] and "fits" in seen["why"]
+    assert f"# {seen['why']}" in text and seen["why"] in init_text(seen)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    large = init("rows.jsonl", model="meta-llama/Llama-3.1-70B", force=True)
+    assert "nothing fits" in large["why"] or "stream" in large["method"] or "qlora" in large["method"]
+    assert recipe.load("recipe.yaml").stages[0].method.name in ("lora", "qlora")
+    unknown = init("rows.jsonl", model="nobody/nothing", force=True)
+    assert unknown["why"].startswith("not planned")

@@ -15,6 +15,7 @@ from bottega.models import attention
 from bottega.models.layout import lay
 from bottega.models.methods import method
 from bottega.models.score import Scorer
+from bottega.train.settings import LoopSettings
 from bottega.workshop import calibrate, plan_devices, plan_models, plan_shape, plan_table, plan_target, suggest
 from bottega.workshop.plan import plan, plan_text
 from bottega.workshop.plan_memory import STATES, Fit, Needs, deeper, memory_of, quantised, streamed, total_states
@@ -41,7 +42,13 @@ def config(**more):
 
 def rehearsed(name="full", checkpointing=False, rows=ROWS, needs=("nll",), shape=None, **options):
     made = plan_shape.on_meta(shape or config(), name, options)
-    return rehearse(made.attached, rows, needs=needs, packed=made.packs, checkpointing=checkpointing)
+    return rehearse(
+        made.attached,
+        rows,
+        needs=needs,
+        packed=made.packs,
+        checkpointing=LoopSettings(steps=1) if checkpointing else None,
+    )
 
 
 def test_parameters_and_states_of_a_full_stage_are_those_of_a_hand_count():
@@ -75,7 +82,6 @@ def test_states_by_shape():
 @pytest.mark.parametrize("name", ["adamw", "lion", "adafactor", "sgd", "muon", "schedule_free"])
 def test_states_are_those_of_the_real_optimizer(name):
     from bottega.train.equip import make_optimizer
-    from bottega.train.settings import LoopSettings
 
     model = AutoModelForCausalLM.from_config(config())
     attention.install(model)
@@ -324,6 +330,13 @@ def test_a_dry_run_says_memory_and_time(here, capsys):
     out = capsys.readouterr().out
     assert "memory " in out and "time " in out and "nothing was done" in out
     assert cli.door(["plan"]) == 2
+
+
+def test_a_mixture_of_experts_is_refused_with_the_reason():
+    from transformers import AutoConfig
+
+    with pytest.raises(UserError, match="mixture of experts"):
+        plan_shape.on_meta(AutoConfig.for_model("mixtral", num_hidden_layers=1), "full", {})
 
 
 def test_a_line_through_two_depths():
