@@ -224,9 +224,7 @@ def rehearse(
             work, left = _sum(forward, watch.taken()), watch.live - base
             del layout, targets
             gradients = sum(p.grad.numel() * p.grad.element_size() for p in named.values() if p.grad is not None)
-    inner = heads.causal_model(module)
-    both = [inner.get_input_embeddings(), inner.get_output_embeddings()]
-    tables = {id(layer.weight) for layer in both if layer is not None}
+    tables = _tables(heads.causal_model(module))
     sizes = [(p.numel(), p.element_size(), p.requires_grad) for p in named.values()]
     return Rehearsal(
         weights=base,
@@ -244,6 +242,12 @@ def rehearse(
         work=work,
         tokens=sum(row.num_tokens for row in rows),
     )
+
+
+def _tables(model: Any) -> set[int]:
+    """The identities of the embedding's and the head's matrices."""
+    both = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return {id(layer.weight) for layer in both if layer is not None}
 
 
 def _head_bytes(module: Any, rows: Sequence[Row], needs: Sequence[str]) -> float:
