@@ -12,6 +12,7 @@ from typing import overload
 import numpy as np
 
 from bottega.core.types import Row, Tokens
+from bottega.data.lazy import picked
 from bottega.data.shards import ShardRows
 
 
@@ -38,11 +39,9 @@ class Blocks(Sequence[Row]):
     @overload
     def __getitem__(self, index: slice) -> list[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = index + self.num_blocks if index < 0 else index
-        if not 0 <= place < self.num_blocks:
-            raise IndexError(index)
+        return picked(index, self.num_blocks, self._row)
+
+    def _row(self, place: int) -> Row:
         ids = self.stream(place * self.length, min((place + 1) * self.length, self.num_tokens))
         return Row(index=self.first + place, branches=(Tokens(ids, np.ones(len(ids), dtype=np.float32)),))
 

@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import overload
 
 from bottega.core.types import Row
+from bottega.data.lazy import picked
 
 
 class Chain(Sequence[Row]):
@@ -34,11 +35,9 @@ class Chain(Sequence[Row]):
     @overload
     def __getitem__(self, index: slice) -> list[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(index)
+        return picked(index, len(self), self._row)
+
+    def _row(self, place: int) -> Row:
         number = bisect_right(self.ends, place)
         return self.sources[number][place - (self.ends[number - 1] if number else 0)]
 

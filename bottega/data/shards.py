@@ -29,6 +29,7 @@ import numpy as np
 from bottega.core import rundir
 from bottega.core.errors import Unsafe
 from bottega.core.types import Row, Tokens
+from bottega.data.lazy import picked
 
 HEADER = "header.json"
 FORMAT = {"format": "bottega-rows", "version": 1}
@@ -190,11 +191,9 @@ class ShardRows(Sequence[Row]):
     @overload
     def __getitem__(self, index: slice) -> list[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(index)
+        return picked(index, len(self), self._row)
+
+    def _row(self, place: int) -> Row:
         number = bisect_right(self._ends, place)
         part = self.parts(number)
         own = place - (self._ends[number - 1] if number else 0)

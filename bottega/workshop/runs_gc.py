@@ -12,6 +12,7 @@ from typing import Any
 
 from bottega.core import rundir
 from bottega.core.errors import FolderInUse, UserError
+from bottega.core.strictyaml import load_yaml
 from bottega.core.textio import table
 from bottega.train.pins import pinned
 from bottega.workshop.runs import run_folder
@@ -20,7 +21,7 @@ from bottega.workshop.runs import run_folder
 def runs_gc(runs: tuple[str, ...] = (), *, root: str = "runs", remove: bool = False) -> dict[str, Any]:
     """Find, and with `remove` delete, checkpoints and caches of stages that have ended with a sound result.
 
-    A stage without a sound result keeps everything, for it goes on from there; A run that is in use, or
+    A stage without a sound result keeps everything, for it goes on from there; pinned checkpoints stay. A run that is in use, or
     that still has stages to do, loses only what its ended stages left.
 
     Args:
@@ -64,6 +65,8 @@ def runs_gc_text(facts: dict[str, Any]) -> str:
 def _needless(folder: Path, kept: list[dict[str, str]]) -> Iterator[Path]:
     from bottega.train.checkpoint import path_of, steps_in
 
+    plan, _ = load_yaml((folder / "recipe.yaml").read_bytes(), file=str(folder / "recipe.yaml"))
+    pins = {name: set(stage.get("pin") or ()) for entry in plan["stages"] for name, stage in entry.items()}
     for stage in sorted((folder / "stages").glob("*")):
         result = stage / "result"
         if not (stage / "stage.json").is_file() or not (result / rundir.MANIFEST).is_file():
@@ -73,7 +76,7 @@ def _needless(folder: Path, kept: list[dict[str, str]]) -> Iterator[Path]:
         if problems:
             kept.append({"run": str(folder), "why": f"{stage.name}: its result is damaged ({problems[0]})"})
             continue
-        spared = pinned(stage / "checkpoints")
+        spared = pinned(stage / "checkpoints") | pins.get(stage.name.partition("-")[2], set())
         for step in steps_in(stage / "checkpoints"):
             if step not in spared:
                 yield path_of(stage / "checkpoints", step)

@@ -126,6 +126,21 @@ def test_gc_removes_only_what_ended_stages_do_not_need_and_the_run_stays_sound(e
     assert runs_gc((str(run),))["found"] == []
 
 
+def test_gc_spares_what_is_pinned_by_the_recipe_or_by_hand(ended, tmp_path):
+    run = tmp_path / "runs" / "bot"
+    shutil.copytree(ended / "runs" / "bot", run)
+    checkpoints = run / "stages" / "01-instruct" / "checkpoints"
+    kept = sorted(path.name for path in checkpoints.glob("step-*"))
+    assert len(kept) == 2
+    by_hand, by_recipe = (int(name.removeprefix("step-")) for name in kept)
+    assert door(["runs", "pin", str(run), str(by_hand)]) == 0
+    assert str(checkpoints / kept[0]) not in {one["path"] for one in runs_gc((str(run),))["found"]}
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe.replace("pin: []", f"pin: [{by_recipe}]"))
+    runs_gc((str(run),), remove=True)
+    assert sorted(path.name for path in checkpoints.glob("step-*")) == kept
+
+
 def test_gc_keeps_all_of_a_stage_whose_result_is_damaged(ended, tmp_path):
     run = tmp_path / "runs" / "bot"
     shutil.copytree(ended / "runs" / "bot", run)
