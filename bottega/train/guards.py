@@ -16,15 +16,22 @@ from bottega.models.stream import is_absent
 from bottega.train.sharded import full
 
 
+FINGERPRINT_CHUNK = 256
+"""Times 1,020 numbers are looked at together: as 64-bit numbers a whole tensor would take six times its own memory."""
+
+
 def fingerprint(tensor: Tensor) -> int:
     """A sum over the tensor's bits that changes whenever one value does (up to chance), cheap enough for every weight."""
     if is_absent(tensor):  # weights on disk: the file's own, which nothing writes
         tensor = tensor.as_strided((1,), (1,))
     flat = tensor.detach().contiguous().reshape(-1)
     flat = (flat.clone() if flat.storage_offset() else flat).view(torch.uint8)
-    whole = flat[: len(flat) // 4 * 4].view(torch.int32).to(torch.int64)
-    weights = torch.arange(1, 1021, device=flat.device).repeat(-(-len(whole) // 1020))[: len(whole)]
-    return int((whole * weights).sum()) ^ int(flat[len(flat) // 4 * 4 :].to(torch.int64).sum())
+    whole = flat[: len(flat) // 4 * 4].view(torch.int32)
+    weights = torch.arange(1, 1021, device=flat.device).repeat(FINGERPRINT_CHUNK)
+    total = torch.zeros((), dtype=torch.int64, device=flat.device)
+    for chunk in whole.split(len(weights)):
+        total += (chunk.to(torch.int64) * weights[: len(chunk)]).sum()
+    return int(total) ^ int(flat[len(flat) // 4 * 4 :].to(torch.int64).sum())
 
 
 class SelfCheck:
