@@ -15,7 +15,6 @@ from bottega.core.types import Row
 from bottega.models.stream import is_absent
 from bottega.train.sharded import full
 
-
 FINGERPRINT_CHUNK = 256
 """Times 1,020 numbers are looked at together: as 64-bit numbers a whole tensor would take six times its own memory."""
 
