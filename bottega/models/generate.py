@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bottega.core.errors import UserError
 from bottega.core.types import Inputs, Reply
 from bottega.models.decode import Forward, Way, choose_way, open_batch
+from bottega.models.prepack import prepacked
 from bottega.models.sampling import Sampling, choose, uniforms
 from bottega.models.stops import Stopper, TextStream, Written
 
@@ -120,8 +121,9 @@ class Generator:
         with evaluating(self.model):
             for numbers in self._batches(prompts, settings):
                 rows = [Written(number, len(prompts[number])) for number in numbers]
-                for _ in self._decode(prompts, rows, settings, stopper):
-                    pass
+                with prepacked(self.model, len(rows)):
+                    for _ in self._decode(prompts, rows, settings, stopper):
+                        pass
                 for row in rows:
                     replies[row.number] = stopper.reply(row)
         return [reply for reply in replies if reply is not None]
