@@ -4,10 +4,21 @@ Left out: what the verbs do; each is a function of the library. A verb is added 
 verbs_*.py of its family.
 """
 
-from bottega.cli import verbs_data, verbs_runs, verbs_train, verbs_use
+from bottega.cli import verbs_data, verbs_give, verbs_runs, verbs_train, verbs_use
 from bottega.cli.door import door, main
 from bottega.cli.parts import cli
 from bottega.cli.table import VERBS
 from bottega.workshop.interrupt import Terminated
 
-__all__ = ["VERBS", "Terminated", "cli", "door", "main", "verbs_data", "verbs_runs", "verbs_train", "verbs_use"]
+__all__ = [
+    "VERBS",
+    "Terminated",
+    "cli",
+    "door",
+    "main",
+    "verbs_data",
+    "verbs_give",
+    "verbs_runs",
+    "verbs_train",
+    "verbs_use",
+]

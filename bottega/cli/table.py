@@ -10,6 +10,8 @@ VERBS = {
     "run": "bottega.workshop.stages:run",
     "plan": "bottega.workshop.plan:plan",
     "eval": "bottega.workshop.use:evaluate",
+    "compare": "bottega.workshop.comparing:compare",
+    "merge": "bottega.workshop.merging:merge",
     "chat": "bottega.workshop.use:chat",
     "generate": "bottega.workshop.use:generate",
     "data inspect": "bottega.workshop.data_verbs:inspect",

@@ -1,4 +1,4 @@
-"""Commands that use and measure a model: eval, chat, generate.
+"""Commands that use and measure a model: eval, compare, chat, generate.
 
 Left out: their functions (workshop/use.py).
 """
@@ -34,6 +34,27 @@ weights_option = click.option(
 def eval_command(model: str, as_json: bool, **options: Any) -> int:
     """Score a model on tasks; every score has its number of items and a 95 percent interval."""
     return call("eval", as_json=as_json, model=model, **options)
+
+
+@verb(
+    cli,
+    "compare",
+    "bottega compare garzone runs/support-bot --tasks my_tasks.yaml",
+    "bottega compare before.json after.json",
+)
+@click.argument("a")
+@click.argument("b")
+@click.option("--tasks", "tasks", multiple=True, metavar="T", help="A task's name or file; repeat it.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many items a task.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", help="Also write the report to this file.")
+@template_option
+@json_flag
+@quiet_flag
+@offline_flag
+def compare_command(a: str, b: str, as_json: bool, **options: Any) -> int:
+    """Two models, or two scorecards (*.json), on the same items: paired intervals, what improved and regressed."""
+    return call("compare", as_json=as_json, a=a, b=b, **options)
 
 
 def sampling_options(function: Any) -> Any:

@@ -242,12 +242,36 @@ class _Talk:
 def _open(model: str, template: str | None, note: Any, held: Held) -> tuple[Loaded, Template]:
     from bottega.data.chat import Template
     from bottega.models.load import load
+    from bottega.models.spec import is_mixture
 
-    loaded = load(model, weights=held.kind, stream=held.stream)
+    if is_mixture(model):
+        loaded = _mixture(model, held)
+    else:
+        loaded = load(model, weights=held.kind, stream=held.stream)
     for line in loaded.notes:
         if not line.startswith(("packed:", "head:")):  # how training will lie: nothing for a person who chats
             note(line)
     return loaded, Template.find(template, loaded.tokenizer)
+
+
+def _mixture(model: str, held: Held) -> Loaded:
+    """`a+b:0.6`: the adapters as one, made for this call only."""
+    import tempfile
+
+    from bottega.models.load import has_tokenizer, load, load_tokenizer
+    from bottega.models.locate import locate
+    from bottega.models.spec import mix, parse
+
+    if not held.ordinary:
+        raise UserError(
+            f"{model!r} is a mixture, which is used with weights full; write it out with bottega merge first"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        mix(model, Path(folder))
+        first = locate(parse(model.split("+")[0]).name).folder
+        if has_tokenizer(first):
+            load_tokenizer(first).save_pretrained(folder)
+        return load(folder)
 
 
 def _prompts(path: str) -> Iterator[list[Turn]]:

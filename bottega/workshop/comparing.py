@@ -1,0 +1,107 @@
+"""`bottega compare A B`: two models on the same items, or two scorecards that were written before.
+
+Left out: the statistics (evals/compare.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bottega.core import rundir
+from bottega.core.errors import UserError
+from bottega.core.textio import printable
+
+if TYPE_CHECKING:
+    from bottega.evals.compare import Changed, Comparison, Report
+    from bottega.evals.runner import Scorecard
+
+SHOWN = 5
+"""Items of each direction that the text shows; JSON has twenty."""
+
+
+def compare(
+    a: str,
+    b: str,
+    *,
+    tasks: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    template: str | None = None,
+    out: str | None = None,
+    quiet: bool = False,
+) -> Report:
+    """What changes from A to B: paired differences with 95 percent intervals, corrected by Holm over the tasks.
+
+    Args:
+        a, b: models, or scorecards that `bottega eval --out` wrote (*.json). tasks: on which models are scored; with
+            two scorecards, only these are compared. limit, seed, template: as in `bottega eval`. out: also write the
+            report there.
+
+    Raises:
+        UserError: no task for a model. Mismatch: the two were not scored on the same items.
+    """
+    from bottega.evals import compare as pairs
+
+    cards = [_card(one, tasks, limit, seed, template, quiet) for one in (a, b)]
+    report = pairs.compare(cards[0], cards[1], seed=seed)
+    if not report.tasks:
+        raise UserError(f"{a} and {b} have no task in common ({', '.join(report.missing)}); score both on the same")
+    if out is not None:
+        rundir.write_json(out, report.to_json())
+    return report
+
+
+def _card(
+    model: str, tasks: Sequence[str], limit: int | None, seed: int, template: str | None, quiet: bool
+) -> Scorecard:
+    from bottega.evals.runner import Scorecard
+    from bottega.workshop.use import evaluate
+
+    if Path(model).suffix == ".json" and Path(model).is_file():
+        card = Scorecard.from_json(rundir.read_json(model))
+        if not tasks:
+            return card
+        return Scorecard(model=card.model, seed=card.seed, scores=tuple(card.score(task) for task in tasks))
+    if not tasks:
+        raise UserError(f"{model} is a model: say on which tasks to score it, --tasks T")
+    return evaluate(model, tasks, limit=limit, seed=seed, template=template, quiet=quiet)
+
+
+def compare_text(report: Report) -> str:
+    """Markdown: a table of the tasks, then the items that changed."""
+    lines = [f"# {printable(report.before)} -> {printable(report.after)}", ""]
+    lines += ["| task | metric | before | after | difference | 95% interval | p (Holm) | effect | n | verdict |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|---|", *(_row(one) for one in report.tasks)]
+    for one in report.tasks:
+        for name, count, changed in (
+            ("improved", one.difference.improved, one.improved),
+            ("regressed", one.difference.regressed, one.regressed),
+        ):
+            if count:
+                lines += ["", f"## {_cell(one.task)}: {count} of {one.difference.n} {name}", ""]
+                lines += [_changed(item) for item in changed[:SHOWN]]
+    lines += [f"\n{_cell(name)}: only in one of the two" for name in report.missing]
+    return "\n".join(lines)
+
+
+def _row(one: Comparison) -> str:
+    d = one.difference
+    bounds = f"{d.low:+.3f} to {d.high:+.3f}"
+    cells = (
+        _cell(one.task), one.metric, f"{one.before:.3f}", f"{one.after:.3f}", f"{d.value:+.3f}", bounds,
+        f"{one.p_corrected:.2g}", f"{d.effect:+.2f}", str(d.n), one.verdict,
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _changed(item: Changed) -> str:
+    said = f"{_cell(item.before)} -> {_cell(item.after)}" if item.before != item.after else _cell(item.after)
+    return f"- {_cell(item.prompt)}: {said} (wanted {_cell(item.truth)}, {item.change:+.3f})"
+
+
+def _cell(text: str) -> str:
+    """A text on one line that neither ends a cell nor moves a terminal's cursor."""
+    short = " ".join(str(printable(text)).split())
+    return (short if len(short) <= 80 else f"{short[:77]}...").replace("|", "\\|")
