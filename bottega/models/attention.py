@@ -9,6 +9,8 @@ Shapes: B rows, N heads, T positions, H head size; a packed row has B = 1.
 from __future__ import annotations
 
 import copy
+import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
@@ -43,6 +45,7 @@ class Geometry:
     prefix_kv: Callable[[int], tuple[Tensor, Tensor]] | None = None
     num_prefix: int = 0
     masks: dict[tuple[int, int, int | None], Tensor | None] = field(default_factory=dict)
+    biases: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     def mask(self, num_own: int, num_before: int, window: int | None, device: torch.device) -> Tensor | None:
         """Which keys (num_before + num_own) each of num_own queries sees; None where plain causal attention says it.
@@ -53,6 +56,75 @@ class Geometry:
         if key not in self.masks:
             self.masks[key] = _mask(num_own, num_before, self.num_prefix, window, device)
         return self.masks[key]
+
+    def bias(self, num_own: int, num_before: int, window: int | None, slopes_N: Tensor, dtype: torch.dtype) -> Tensor:
+        """The same as numbers to add to scores, (1, N, num_own, num_before + num_own), ALiBi in it: one for all layers."""
+        key = (num_own, num_before, window, dtype)
+        if key not in self.biases:
+            self.biases[key] = alibi_bias(
+                slopes_N,
+                num_own,
+                num_before + num_own,
+                past=num_before,
+                num_prefix=self.num_prefix,
+                window=window,
+                dtype=dtype,
+            )
+        return self.biases[key]
+
+
+@functools.cache
+def alibi_slopes(num_heads: int, alibi_max: float = 8.0) -> tuple[float, ...]:
+    """How fast each head forgets: the score of a key d positions back falls by slope * d.
+
+    For n = 2^k heads the slopes are 2^(-max/n), 2^(-2 max/n), ...; for other n those of the next smaller power of two,
+    then every other one of the next larger (Press et al. 2022, arXiv 2108.12409, section 3; the rule for other n is in
+    the authors' published code).
+
+    >>> alibi_slopes(4)
+    (0.25, 0.0625, 0.015625, 0.00390625)
+    """
+
+    def powers(count: int) -> list[float]:
+        return [2.0 ** (-alibi_max * (head + 1) / count) for head in range(count)]
+
+    below = 2 ** math.floor(math.log2(num_heads))
+    return tuple(powers(below) + powers(2 * below)[0::2][: num_heads - below])
+
+
+def alibi_bias(
+    slopes_N: Tensor,
+    num_own: int,
+    num_keys: int,
+    *,
+    past: int,
+    first_key: int = 0,
+    num_prefix: int = 0,
+    mask: Tensor | None = None,
+    window: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """What ALiBi adds to the scores: a key d positions back loses slope * d (Press et al. 2022, arXiv 2108.12409, section 3).
+
+    Args:
+        slopes_N: (N,) one a head. past: position of the first of num_own queries; first_key: of the first of num_keys keys.
+        num_prefix: keys of learned prefixes, which have no position and lose nothing.
+        mask: what a query sees, (B or 1, 1, T, S), boolean or to be added; None: causal, within `window` if there is one.
+
+    Returns:
+        (B or 1, N, T, S), the dtype's least number where a key is not seen.
+    """
+    query = torch.arange(past, past + num_own, device=slopes_N.device)[:, None]
+    key = torch.arange(first_key, first_key + num_keys, device=slopes_N.device)[None]
+    distance = (query - key).clamp_(min=0) * (key >= num_prefix)
+    bias = (-slopes_N[:, None, None] * distance)[None].to(dtype)
+    if mask is None:
+        mask = key <= query
+        if window is not None:
+            mask = mask & ((key > query - window) | (key < num_prefix))
+    if mask.dtype == torch.bool:
+        return bias.masked_fill(~mask[..., :num_keys], torch.finfo(dtype).min)
+    return bias + mask[..., :num_keys].to(dtype)
 
 
 def _mask(num_own: int, num_before: int, num_prefix: int, window: int | None, device: torch.device) -> Tensor | None:
@@ -79,6 +151,7 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    alibi: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of every sequence of a packed row to itself (and to the prefix it shares), and to nothing else.
@@ -87,7 +160,8 @@ def packed_attention(
 
     Args:
         query, key, value: (1, N, T, H), (1, N_kv, T, H); N a multiple of N_kv.
-        layout: the row's geometry; sliding_window, softcap, s_aux: what the layer itself asks for.
+        layout: the row's geometry; sliding_window, softcap, s_aux: what the layer itself asks for; alibi: slopes (N,) for
+            packed rows (without a layout they are in the mask).
 
     Returns:
         (1, T, N, H) and None.
@@ -108,7 +182,11 @@ def packed_attention(
         if before_k is not None and before_v is not None:
             k, v = torch.cat([before_k, k], 2), torch.cat([before_v, v], 2)
         num_own = end - start
-        mask = layout.mask(num_own, k.shape[2] - num_own, sliding_window, query.device) if causal else None
+        num_before = k.shape[2] - num_own
+        if alibi is not None:
+            mask: Tensor | None = layout.bias(num_own, num_before, sliding_window, alibi, q.dtype)
+        else:
+            mask = layout.mask(num_own, num_before, sliding_window, query.device) if causal else None
         out = _attend(q, k, v, mask, causal and mask is None, scaling, dropout, softcap, s_aux)
         outputs.append(out.transpose(1, 2))
     return torch.cat(outputs, 1), None

@@ -31,7 +31,8 @@ class StaticKV(Cache):
     def __init__(self, num_slots: int, inputs: Inputs | None = None) -> None:
         super().__init__(layers=[])
         self.num_slots = num_slots
-        self.start = self.end = inputs.num_prefix if inputs is not None else 0
+        self.num_prefix = inputs.num_prefix if inputs is not None else 0
+        self.start = self.end = self.num_prefix
         self._inputs = inputs
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}

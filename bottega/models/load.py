@@ -18,7 +18,7 @@ import torch
 
 from bottega.core.errors import UserError
 from bottega.core.types import Attached
-from bottega.models import locate, safety
+from bottega.models import decoder, locate, safety
 from bottega.models.layers import Model
 from bottega.models.lean import Lean, load_lean, quantise_resident
 from bottega.models.probe import Probe, probe
@@ -148,6 +148,7 @@ def load_weights(folder: str | Path, *, dtype: str = "float32", trust: bool = Fa
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder = Path(folder)
+    decoder.register()
     safety.check_configs(folder, trust=trust)
     if safety.read_config(folder / "config.json").get("quantization_config") is not None:
         raise UserError(f"{folder} holds a quantised model; load the unquantised weights it was made from")
