@@ -20,6 +20,8 @@ VERBS = {
     "data convert": "bottega.workshop.data_verbs:convert",
     "data split": "bottega.workshop.data_verbs:split",
     "data stats": "bottega.workshop.data_verbs:stats",
+    "tokenizer train": "bottega.workshop.vocabularies:train",
+    "tokenizer extend": "bottega.workshop.vocabularies:extend",
     "runs list": "bottega.workshop.runs:runs_list",
     "runs compare": "bottega.workshop.runs_compare:runs_compare",
     "runs gc": "bottega.workshop.runs_gc:runs_gc",
