@@ -12,6 +12,7 @@ VERBS = {
     "eval": "bottega.workshop.use:evaluate",
     "compare": "bottega.workshop.comparing:compare",
     "merge": "bottega.workshop.merging:merge",
+    "export": "bottega.workshop.exporting:export",
     "chat": "bottega.workshop.use:chat",
     "generate": "bottega.workshop.use:generate",
     "data inspect": "bottega.workshop.data_verbs:inspect",

@@ -1,8 +1,8 @@
 """Any decoder of transformers from safetensors, with its tokenizer and what a numeric probe found out about it.
 
-Left out: GGUF and encoder-decoder models, placing on devices (train/assemble.py); 4 and 8 bits and layers left on disk
-are models/lean.py's. Nothing here opens a pickle or runs a model's own code, unless trusted by revision; only a Hub id
-opens a connection.
+Left out: encoder-decoder models, placing on devices (train/assemble.py); 4 and 8 bits and layers left on disk are
+models/lean.py's, GGUF is models/exports/gguf_read.py's. Nothing here opens a pickle or runs a model's own code, unless
+trusted by revision; only a Hub id opens a connection.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def load(
     cache: Path | None = None,
     trainable: bool = False,
 ) -> Loaded:
-    """Load a model by Hub id, folder, adapter folder, run folder, or `garzone`.
+    """Load a model by Hub id, folder, adapter folder, run folder, GGUF file, or `garzone`.
 
     Args:
         model: what the user calls it; an existing folder is taken before a Hub id.
@@ -78,6 +78,12 @@ def load(
         UserError: it is not there, not complete, or of a kind that does not load here.
         Unsafe: pickles only, code without trust, or a damaged file.
     """
+    if str(model).endswith(".gguf") and Path(model).expanduser().is_file():
+        if weights != "full" or stream or trust:
+            raise UserError(
+                f"{model} is a GGUF file, which is read into memory in full: leave weights, stream and trust out"
+            )
+        return _from_gguf(Path(model).expanduser(), dtype)
     place = _place(str(model), dtype, trust, revision, offline)
     trust = trust and not place.adapters  # the revision pins what was named, not the base that an adapter's file names
     tokenizer = load_tokenizer(place.folder if has_tokenizer(place.folder) else place.base, trust=trust)
@@ -102,6 +108,29 @@ def load(
         packs=found.packs,
         notes=(*place.notes, *found.notes()),
         attached=attached,
+    )
+
+
+def _from_gguf(path: Path, dtype: str) -> Loaded:
+    """A GGUF file, its header checked first; its quantised tensors come in `dtype`."""
+    from bottega.models.exports.gguf_read import load_gguf
+
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    module, tokenizer = load_gguf(path, dtype=DTYPES[dtype])
+    module.config._name_or_path = str(path.resolve())
+    _check_vocabulary(module, tokenizer, path)
+    found: Probe = probe(module)
+    with open(path, "rb") as file:
+        known = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return Loaded(
+        model=module.eval(),
+        tokenizer=tokenizer,
+        identity=known,
+        folder=path,
+        adapter=None,
+        packs=found.packs,
+        notes=found.notes(),
     )
 
 
@@ -154,7 +183,7 @@ def load_weights(folder: str | Path, *, dtype: str = "float32", trust: bool = Fa
         raise UserError(f"{folder} holds a quantised model; load the unquantised weights it was made from")
     for file in safety.weight_files(folder):
         safety.check_safetensors(file)
-    with _plainly(folder):
+    with plainly(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
         if getattr(config, "is_encoder_decoder", False):
             raise UserError(f"{folder} holds an encoder-decoder ({config.model_type}); only decoders load here so far")
@@ -181,7 +210,7 @@ def load_weights(folder: str | Path, *, dtype: str = "float32", trust: bool = Fa
 
 
 @contextmanager
-def _plainly(folder: Path) -> Iterator[None]:
+def plainly(folder: Path) -> Iterator[None]:
     """What transformers raises about a folder's content, as one sentence."""
     from huggingface_hub.errors import StrictDataclassError
 
@@ -242,7 +271,7 @@ def load_tokenizer(folder: str | Path, *, trust: bool = False) -> Any:
     config = folder / "tokenizer_config.json"
     kind = safety.read_config(config).get("tokenizer_class") if config.is_file() else None
     generic = kind in ("PreTrainedTokenizerFast", "TokenizersBackend") and (folder / "tokenizer.json").is_file()
-    with _plainly(folder):
+    with plainly(folder):
         if generic:
             return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
