@@ -79,11 +79,7 @@ def load(
         Unsafe: pickles only, code without trust, or a damaged file.
     """
     if str(model).endswith(".gguf") and Path(model).expanduser().is_file():
-        if weights != "full" or stream or trust:
-            raise UserError(
-                f"{model} is a GGUF file, which is read into memory in full: leave weights, stream and trust out"
-            )
-        return _from_gguf(Path(model).expanduser(), dtype)
+        return _from_gguf(Path(model).expanduser(), dtype, ordinary=weights == "full" and not (stream or trust))
     place = _place(str(model), dtype, trust, revision, offline)
     trust = trust and not place.adapters  # the revision pins what was named, not the base that an adapter's file names
     tokenizer = load_tokenizer(place.folder if has_tokenizer(place.folder) else place.base, trust=trust)
@@ -111,10 +107,14 @@ def load(
     )
 
 
-def _from_gguf(path: Path, dtype: str) -> Loaded:
+def _from_gguf(path: Path, dtype: str, *, ordinary: bool) -> Loaded:
     """A GGUF file, its header checked first; its quantised tensors come in `dtype`."""
     from bottega.models.exports.gguf_read import load_gguf
 
+    if not ordinary:
+        raise UserError(
+            f"{path} is a GGUF file, which is read into memory in full: leave weights, stream and trust out"
+        )
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     module, tokenizer = load_gguf(path, dtype=DTYPES[dtype])

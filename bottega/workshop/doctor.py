@@ -41,6 +41,7 @@ EXTRAS = {
     "gcs": Extra("data in gs://", ("gcsfs",)),
     "sql": Extra("data of databases by URL (sqlite:/// needs nothing)", ("sqlalchemy",)),
     "report": Extra("pictures of the curves", ("matplotlib",)),
+    "export": Extra("GGUF and ONNX (export, and GGUF files as models)", ("gguf", "onnx", "onnxruntime", "onnxscript")),
     "quant": Extra("8-bit optimizer states", ("bitsandbytes",)),
     "dev": Extra("the project's own tests", ("pytest", "hypothesis", "ruff", "mypy")),
 }
