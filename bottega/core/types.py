@@ -261,13 +261,14 @@ class Method(Protocol):
 
 
 class Reply(NamedTuple):
-    """What a Responder or Sampler says for one prompt."""
+    """What a Responder or Sampler says for one prompt; tops: in each place the likeliest tokens, (id, log-probability)."""
 
     text: str
     ids: tuple[int, ...] = ()
     logps: tuple[float, ...] = ()
     finish: Literal["stop", "length", "error"] = "stop"
     usage: Mapping[str, int] = {}
+    tops: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 class Responder(Protocol):

@@ -54,34 +54,65 @@ class Forward:
 
     def __call__(self, ids_BT: Tensor, **keywords: Any) -> Tensor:
         """Logits (B, V) at the last position; keywords that the model does not know are left out."""
+        return self.tail(ids_BT, 1, **keywords)[:, -1]
+
+    def tail(self, ids_BT: Tensor, num_last: int, **keywords: Any) -> Tensor:
+        """Logits (B, num_last, V) at the last positions."""
         given = {name: value for name, value in keywords.items() if name in self.takes}
-        if "logits_to_keep" in self.takes and ids_BT.shape[1] > 1:
-            given["logits_to_keep"] = 1
-        return self.model(input_ids=ids_BT, **given).logits[:, -1]
+        if "logits_to_keep" in self.takes and ids_BT.shape[1] > num_last:
+            given["logits_to_keep"] = num_last
+        return self.model(input_ids=ids_BT, **given).logits[:, -num_last:]
+
+
+SHARED_FROM = 16
+"""Tokens that the prompts of a batch must begin with in common to be computed once (a system prompt, examples)."""
 
 
 class CachedBatch:
-    """Left-padded rows with a static cache; `way` says who makes the masks."""
+    """Left-padded rows with a static cache; `way` says who makes the masks.
 
-    def __init__(self, forward: Forward, prompts: Sequence[Sequence[int]], max_tokens: int, *, way: Way) -> None:
+    Equal prompts are computed once and repeated; so is what all prompts begin with, where no layer has a window (a
+    row's slots are then [prefix][shared][padding][own prompt][reply]: slots no longer stand as far apart as tokens).
+    """
+
+    def __init__(
+        self, forward: Forward, prompts: Sequence[Sequence[int]], max_tokens: int, *, way: Way, share: int = SHARED_FROM
+    ) -> None:
         self.forward, self.way = forward, way
-        places: dict[tuple[int, ...], int] = {}  # equal prompts are computed once, then repeated
+        places: dict[tuple[int, ...], int] = {}
         repeats = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
         prompts = list(places)
-        num_prefix, width = forward.num_prefix, max(len(prompt) for prompt in prompts)
-        num_slots = num_prefix + width + max_tokens
+        num_slots = forward.num_prefix + max(len(prompt) for prompt in prompts) + max_tokens
         device = forward.device
-        parts = left_padded(prompts, num_prefix=num_prefix, num_slots=num_slots, pad_id=max(0, _pad_id(forward.config)))
-        ids_BT, positions_BT, valid_BS = (part.to(device) for part in parts)
         windows = (windows_of(forward.config) if way == "masks" else None) or {"all": None}
-        self.masks = Masks(valid_BS, num_prefix, windows)
         self.cache = StaticKV(num_slots, forward.inputs)
+        front: Sequence[int] = ()
+        if way == "masks" and not any(windows.values()) and len(prompts) > 1:
+            front = prompts[0][: _num_common(prompts)]
+            front = front if len(front) >= share else ()
+        if front:
+            self._share(front, len(prompts), windows)
+            prompts = [prompt[len(front) :] for prompt in prompts]
+        width, num_before = max(len(prompt) for prompt in prompts), forward.num_prefix + len(front)
+        parts = left_padded(prompts, num_prefix=num_before, num_slots=num_slots, pad_id=max(0, _pad_id(forward.config)))
+        ids_BT, positions_BT, valid_BS = (part.to(device) for part in parts)
+        self.masks = Masks(valid_BS, num_before, windows)
         self.cache.begin(width)
-        mask = self.masks.prefill(width) if way == "masks" else self.masks.padding(num_prefix + width)
+        mask = self.masks.prefill(width) if way == "masks" else self.masks.padding(num_before + width)
         self.next = self._step(ids_BT, positions_BT, mask)
         self.positions_B1 = positions_BT[:, -1:]
         if len(repeats) > len(places):
             self.keep(torch.tensor(repeats, device=device))
+
+    def _share(self, front: Sequence[int], num_rows: int, windows: dict[str, int | None]) -> None:
+        """Compute what all rows begin with in one row, and repeat it."""
+        parts = left_padded(
+            [front], num_prefix=self.forward.num_prefix, num_slots=self.cache.num_slots, pad_id=0
+        )  # nothing is padded in a single row
+        ids_BT, positions_BT, valid_BS = (part.to(self.forward.device) for part in parts)
+        self.cache.begin(len(front))
+        self._step(ids_BT, positions_BT, Masks(valid_BS, self.forward.num_prefix, windows).prefill(len(front)))
+        self.cache.keep(torch.zeros(num_rows, dtype=torch.long, device=self.forward.device))
 
     def _step(self, ids_BT: Tensor, positions_BT: Tensor, mask: Any) -> Tensor:
         return self.forward(
@@ -132,34 +163,46 @@ class PlainBatch:
         self.ids_BT = self.ids_BT.index_select(0, rows)
 
 
+def _num_common(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with; each keeps at least one of its own."""
+    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))
+    limit = min(len(prompt) for prompt in prompts) - 1
+    return next((at for at in range(limit) if low[at] != high[at]), limit)
+
+
 def _pad_id(config: Any) -> int:
     pad_id = getattr(config, "pad_token_id", None)
     return pad_id if isinstance(pad_id, int) else 0
 
 
-def open_batch(forward: Forward, prompts: Sequence[Sequence[int]], max_tokens: int, *, way: Way) -> Batch:
+def open_batch(
+    forward: Forward, prompts: Sequence[Sequence[int]], max_tokens: int, *, way: Way, share: int = SHARED_FROM
+) -> Batch:
     """The prompts, prefilled and ready for their first token."""
-    return PlainBatch(forward, prompts) if way == "plain" else CachedBatch(forward, prompts, max_tokens, way=way)
+    if way == "plain":
+        return PlainBatch(forward, prompts)
+    return CachedBatch(forward, prompts, max_tokens, way=way, share=share)
 
 
 def choose_way(forward: Forward) -> Way:
     """The first way whose logits equal those of each row alone without a cache: left-padded prefill, two steps and a
     dropped row.
 
-    Costs a few forwards over at most 7 tokens. Prefixes are left out of the comparison.
+    Costs a few forwards over at most 7 tokens; prompts that begin alike are tried too. Prefixes are left out of the comparison.
     """
     bare = Forward(forward.model)
-    if windows_of(forward.config) is not None and _agrees(bare, "masks"):
+    if windows_of(forward.config) is not None and _agrees(bare, "masks") and _agrees(bare, "masks", num_shared=2):
         return "masks"
     return "padded" if _agrees(bare, "padded") else "plain"
 
 
-def _agrees(forward: Forward, way: Way) -> bool:
+def _agrees(forward: Forward, way: Way, *, num_shared: int = 0) -> bool:
     num_tokens = forward.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     made = [(7 * step + 3) % num_tokens for step in range(14)]
-    prompts, fed = (made[:5], made[5:7], made[7:8]), made[8:]
+    front = made[:num_shared]
+    prompts, fed = (made[:5], front + made[5:7], front + made[7:8]), made[8:]
     try:
-        batch = open_batch(forward, prompts, 3, way=way)
+        batch = open_batch(forward, prompts, 3, way=way, share=num_shared or SHARED_FROM)
         got = [batch.logits()]
         for step in range(2):
             batch.feed(torch.tensor(fed[3 * step : 3 * step + 3], device=forward.device))

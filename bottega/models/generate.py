@@ -1,6 +1,7 @@
 """Batched generation through transformers' own model code with a static cache: the Sampler of core/types.py.
 
-Left out: beam search, speculative decoding, continuous batching (a batch ends before the next begins).
+Left out: beam search (beam.py), speculative decoding (speculate.py), continuous batching (a batch ends before the next
+begins).
 
 Three ways to decode, tried in this order by a numeric probe on the real module: `masks` (our own masks: nothing is
 built per token), `padded` (transformers builds its masks from the padding: ALiBi and other families), `plain` (no
@@ -23,7 +24,7 @@ from bottega.core.errors import UserError
 from bottega.core.types import Inputs, Reply
 from bottega.models.decode import Forward, Way, choose_way, open_batch
 from bottega.models.prepack import prepacked
-from bottega.models.sampling import Sampling, choose, uniforms
+from bottega.models.sampling import Sampling, best, choose, uniforms
 from bottega.models.stops import Stopper, TextStream, Written
 
 COMPACT_BELOW = (
@@ -103,23 +104,24 @@ class Generator:
         return tuple(sorted({item for item in ids if isinstance(item, int)}))
 
     def sample(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[Reply]:
-        """One reply a prompt, in order; a prompt's reply does not depend on which others are in the call.
+        """One reply a prompt (or n, one after the other), in order; a prompt's reply does not depend on which others are in
+        the call.
 
         Args:
             prompts: token ids, at least one each, BOS included where the model wants it.
             options: the fields of `sampling.Sampling` (max_tokens, temperature, top_k, top_p, min_p,
-            repetition_penalty, seed, stop_ids,
-                stop, batch, logps).
+                repetition_penalty, seed, stop_ids, stop, batch, logps, top_logps, n, special).
 
         Raises:
             UserError: an option out of range, an empty prompt, or prompt + max_tokens beyond the model's positions.
         """
         settings = Sampling.of(options)
-        self._check(prompts, settings)
-        stopper = self._stopper(settings)
+        self.check(prompts, settings)
+        stopper = self.stopper(settings)
+        prompts = [prompt for prompt in prompts for _ in range(settings.n)]
         replies: list[Reply | None] = [None] * len(prompts)
         with evaluating(self.model):
-            for numbers in self._batches(prompts, settings):
+            for numbers in self.batches(prompts, settings):
                 rows = [Written(number, len(prompts[number])) for number in numbers]
                 with prepacked(self.model, len(rows)):
                     for _ in self._decode(prompts, rows, settings, stopper):
@@ -135,8 +137,10 @@ class Generator:
             UserError: as `sample`.
         """
         settings = Sampling.of(options)
-        self._check([prompt], settings)
-        stopper = self._stopper(settings)
+        if settings.n != 1:
+            raise UserError(f"n is {settings.n}, but a stream is one reply: leave n out, or do not stream")
+        self.check([prompt], settings)
+        stopper = self.stopper(settings)
         row, text = Written(0, len(prompt)), TextStream(stopper)
         steps = self._decode([prompt], [row], settings, stopper)
         while True:
@@ -156,7 +160,8 @@ class Generator:
                 self._way = choose_way(self.forward)
         return self._way
 
-    def _stopper(self, settings: Sampling) -> Stopper:
+    def stopper(self, settings: Sampling) -> Stopper:
+        """What ends the replies of a call."""
         stop_ids = self.stop_ids() if settings.stop_ids is None else settings.stop_ids
         return Stopper(
             self.tokenizer,
@@ -166,7 +171,8 @@ class Generator:
             special=settings.special,
         )
 
-    def _check(self, prompts: Sequence[Sequence[int]], settings: Sampling) -> None:
+    def check(self, prompts: Sequence[Sequence[int]], settings: Sampling) -> None:
+        """Refuse prompts that are empty or leave no room for `max_tokens`."""
         limit = context_limit(self.forward.config)
         for number, prompt in enumerate(prompts):
             if len(prompt) == 0:
@@ -180,7 +186,7 @@ class Generator:
                     f"more than the model's {limit} positions; {remedy}"
                 )
 
-    def _batches(self, prompts: Sequence[Sequence[int]], settings: Sampling) -> Iterator[list[int]]:
+    def batches(self, prompts: Sequence[Sequence[int]], settings: Sampling) -> Iterator[list[int]]:
         """Numbers of prompts of like length, at most `batch` together."""
         way = self.chosen_way()
         group: list[int] = []
@@ -204,13 +210,14 @@ class Generator:
         noise_BM = _noise(rows, settings).to(device)
         seen_BV = _seen(own, batch.logits()) if settings.repetition_penalty != 1 else None
         every = 1 if device.type == "cpu" else 8  # a look waits for the device
-        pending: list[tuple[Tensor, Tensor | None]] = []
+        pending: list[tuple[Tensor, Tensor | None, tuple[Tensor, Tensor] | None]] = []
         for step in range(settings.max_tokens):
             uniform_B = noise_BM[:, step] if settings.temperature > 0 else None
-            ids_B, logps_B = choose(batch.logits(), settings, uniform_B=uniform_B, seen_BV=seen_BV)
+            logits_BV = batch.logits()
+            ids_B, logps_B = choose(logits_BV, settings, uniform_B=uniform_B, seen_BV=seen_BV)
             if seen_BV is not None:
                 seen_BV.scatter_(1, ids_B[:, None], True)
-            pending.append((ids_B, logps_B))
+            pending.append((ids_B, logps_B, best(logits_BV, settings) if settings.top_logps else None))
             if len(pending) == every or step + 1 == settings.max_tokens:
                 _take(pending, rows, stopper)
                 pending = []
@@ -241,19 +248,19 @@ def _seen(prompts: Sequence[Sequence[int]], logits_BV: Tensor) -> Tensor:
     return seen_BV
 
 
-def _take(pending: Sequence[tuple[Tensor, Tensor | None]], rows: Sequence[Written], stopper: Stopper) -> None:
+def _take(
+    pending: Sequence[tuple[Tensor, Tensor | None, tuple[Tensor, Tensor] | None]],
+    rows: Sequence[Written],
+    stopper: Stopper,
+) -> None:
     """Write the pending tokens down; rows that have finished take no more."""
     waiting = [row for row in rows if row.finish is None]
-    if len(pending) == 1:
-        columns = [(pending[0][0].tolist(), None if pending[0][1] is None else pending[0][1].tolist())]
-    else:
-        ids = torch.stack([one[0] for one in pending]).tolist()
-        logps = (
-            None if pending[0][1] is None else torch.stack([one[1] for one in pending if one[1] is not None]).tolist()
-        )
-        columns = [(ids[step], None if logps is None else logps[step]) for step in range(len(ids))]
-    for tokens, numbers in columns:
+    for ids_B, logps_B, top in pending:
+        tokens = ids_B.tolist()
+        logps = None if logps_B is None else logps_B.tolist()
+        tops = None if top is None else list(zip(top[0].tolist(), top[1].tolist()))
         for at, row in enumerate(rows):
             if row.finish is None:
-                stopper.add(row, tokens[at], None if numbers is None else numbers[at])
+                found = None if tops is None else tuple(zip(*tops[at]))
+                stopper.add(row, tokens[at], None if logps is None else logps[at], found)
     stopper.look(waiting, len(pending))

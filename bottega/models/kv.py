@@ -110,6 +110,16 @@ def windows_of(config: Any) -> dict[str, int | None] | None:
     return {kind: window if kind == "sliding_attention" else None for kind in kinds}
 
 
+def causal_slots(start: int, end: int, *, num_prefix: int, window: int | None, device: torch.device) -> Tensor:
+    """(end - start, end): which slots up to its own the query in each slot sees, within a window and the whole prefix."""
+    query = torch.arange(start, end, device=device)[:, None]
+    key = torch.arange(end, device=device)[None]
+    seen = key <= query
+    if window is not None:
+        seen = seen & ((key > query - window) | (key < num_prefix))
+    return seen
+
+
 class Masks:
     """What each query of a left-padded batch sees, as boolean masks that transformers' models take as they are.
 
@@ -132,13 +142,11 @@ class Masks:
 
     def _block(self, kind: str, start: int, end: int) -> Tensor:
         valid_BS, window = self._open[kind], self.windows[kind]
-        query = torch.arange(start, end, device=valid_BS.device)[:, None]
-        key = torch.arange(end, device=valid_BS.device)[None]
-        seen = key <= query
-        if window is not None:
-            seen = seen & ((key > query - window) | (key < self.num_prefix))
+        device = valid_BS.device
+        seen = causal_slots(start, end, num_prefix=self.num_prefix, window=window, device=device)
+        own = torch.arange(start, end, device=device)[:, None] == torch.arange(end, device=device)[None]
         # a padding position sees itself: a row of nothing would be 0/0
-        return ((seen[None] & valid_BS[:, None, :end]) | (key == query)[None])[:, None]
+        return ((seen[None] & valid_BS[:, None, :end]) | own[None])[:, None]
 
     def step(self, end: int) -> Any:
         """(B, 1, 1, end) for one new token in slot end - 1; None when every slot is seen."""

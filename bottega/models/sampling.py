@@ -29,7 +29,8 @@ class Sampling:
     best. repetition_penalty: divides positive and multiplies negative logits of tokens already there (1: off; Keskar
     et al. 2019, section 4.1). seed: one number (prompt i draws from the stream (seed, i)) or one number a prompt.
     stop_ids: tokens that end a reply; None: those of the model and tokenizer. stop: strings that end it. batch: rows
-    decoded together. logps: also give the log-probability of each token. special: keep special tokens in the text.
+    decoded together. logps: also give the log-probability of each token; top_logps: and those of so many best tokens
+    in each place. n: replies a prompt. special: keep special tokens in the text.
     """
 
     max_tokens: int = 128
@@ -43,6 +44,8 @@ class Sampling:
     stop: Sequence[str] = ()
     batch: int = 64
     logps: bool = True
+    top_logps: int = 0
+    n: int = 1
     special: bool = False
 
     def __post_init__(self) -> None:
@@ -54,6 +57,8 @@ class Sampling:
             "min_p": (0, 1),
             "repetition_penalty": (0.01, 100),
             "batch": (1, math.inf),
+            "top_logps": (0, 1000),
+            "n": (1, 10_000),
         }
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
@@ -82,11 +87,13 @@ def uniforms(settings: Sampling, number: int) -> np.ndarray:
     """The numbers in [0, 1) that prompt `number` draws with, one a token: they depend on nothing but (seed, number).
 
     With one seed a prompt, the stream is that seed's first one, so that a prompt keeps its reply wherever it stands.
+    With n replies a prompt, `number` counts replies, n to each prompt.
     """
     if isinstance(settings.seed, Sequence):
-        if number >= len(settings.seed):
-            raise UserError(f"seed lists {len(settings.seed)} numbers, but prompt {number} needs one too: one a prompt")
-        key = (settings.seed[number], 0)
+        prompt, copy = divmod(number, settings.n)
+        if prompt >= len(settings.seed):
+            raise UserError(f"seed lists {len(settings.seed)} numbers, but prompt {prompt} needs one too: one a prompt")
+        key = (settings.seed[prompt], copy)
     else:
         key = (settings.seed, number)
     bits = np.random.Philox(key=np.array([part % 2**64 for part in key], dtype=np.uint64))
@@ -128,6 +135,13 @@ def draw(probs_BK: Tensor, uniform_B: Tensor) -> Tensor:
     sums_BK = probs_BK.cumsum(-1)
     aim_B1 = uniform_B[:, None] * (1 - 1e-6) * sums_BK[:, -1:]  # below the total, also after rounding in fp32
     return torch.searchsorted(sums_BK, aim_B1, right=True).squeeze(1).clamp_(max=probs_BK.shape[-1] - 1)
+
+
+def best(logits_BV: Tensor, settings: Sampling) -> tuple[Tensor, Tensor]:
+    """The `top_logps` likeliest tokens of every row (B, K) and their log-probabilities, as `choose` gives them."""
+    scaled_BV = logits_BV.float() / (settings.temperature or 1.0)
+    logps_BK, ids_BK = torch.log_softmax(scaled_BV, -1).topk(min(settings.top_logps, scaled_BV.shape[-1]), -1)
+    return ids_BK, logps_BK
 
 
 def choose(

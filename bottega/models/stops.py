@@ -21,6 +21,7 @@ class Written:
     num_prompt: int
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
+    tops: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None
     text: str | None = None
 
@@ -48,11 +49,15 @@ class Stopper:
         kept = [token for token in ids if token not in self.stop_ids]
         return self.tokenizer.decode(kept, skip_special_tokens=not self.special, clean_up_tokenization_spaces=False)
 
-    def add(self, row: Written, token: int, logp: float | None) -> None:
+    def add(
+        self, row: Written, token: int, logp: float | None, top: tuple[tuple[int, float], ...] | None = None
+    ) -> None:
         """One more token of a row that has not finished."""
         row.ids.append(token)
         if logp is not None:
             row.logps.append(logp)
+        if top is not None:
+            row.tops.append(top)
         if token in self.stop_ids:
             row.finish = "stop"
         elif len(row.ids) >= self.max_tokens:
@@ -78,7 +83,7 @@ class Stopper:
             text = self.text(row.ids[:length])
             places = [at for at in (text.find(stop) for stop in self.stop) if at >= 0]
             if places:
-                row.ids, row.logps = row.ids[:length], row.logps[:length]
+                row.ids, row.logps, row.tops = row.ids[:length], row.logps[:length], row.tops[:length]
                 row.text, row.finish = text[: min(places)], "stop"
                 return
 
@@ -86,7 +91,9 @@ class Stopper:
         """The finished row as a Reply."""
         text = row.text if row.text is not None else self.text(row.ids)
         usage = {"prompt_tokens": row.num_prompt, "completion_tokens": len(row.ids)}
-        return Reply(text=text, ids=tuple(row.ids), logps=tuple(row.logps), finish=row.finish or "length", usage=usage)
+        finish = row.finish or "length"
+        ids, logps, tops = tuple(row.ids), tuple(row.logps), tuple(row.tops)
+        return Reply(text=text, ids=ids, logps=logps, finish=finish, usage=usage, tops=tops)
 
 
 class TextStream:
