@@ -18,7 +18,7 @@ from bottega.core.types import Progress, Row
 from bottega.train import checkpoint, evaluation, fit, parallel, resume
 from bottega.train.diagnosis import locate
 from bottega.train.guards import SelfCheck
-from bottega.train.metrics import averages, flops, log_to
+from bottega.train.metrics import attention_flops, averages, flops, log_to
 from bottega.train.parts import Fit, Outcome, Parts
 from bottega.train.precision import finish_gradient
 from bottega.train.schedule import scale_at
@@ -41,6 +41,7 @@ class Loop:
         self.state = resume.State(fit=Fit(tokens=settings.score_tokens))
         self.saved_step = -1
         self.work, self.labels = flops(parts.scorer), 0.0
+        self.attention, self.squares = attention_flops(parts.scorer), 0
         self.check: SelfCheck | None = None
 
     @property
@@ -95,11 +96,12 @@ class Loop:
                 if self._due(self.settings.eval_every):
                     line |= self._evaluate()
                 log.write(line)
-                timing.write(spent | {"tokens": line["tokens"]})
+                rates = self._rates(line["tokens"], spent["seconds"])
+                timing.write(spent | {"tokens": line["tokens"], "mfu": rates["mfu"]})
                 shown = {k: v for k, v in line.items() if k != "step"}
                 if "loss" in line:  # not the step of a batch that gave none
                     self.outcome.last = shown
-                self.progress.update(self.step, shown | self._rates(line["tokens"], spent["seconds"]))
+                self.progress.update(self.step, shown | rates)
                 pinned = self.step in self.settings.pin
                 if pinned or self._due(self.settings.save_every) or self.outcome.reason != "steps":
                     log.sync()
@@ -108,10 +110,10 @@ class Loop:
             resume.trim(self.folder, self.state)
 
     def _rates(self, tokens: int, seconds: float) -> dict[str, float]:
-        """What only the live view shows: tokens per second, model FLOPs utilisation (`metrics.flops` of this step, over its
+        """What the live view shows: tokens per second, model FLOPs utilisation (`metrics.flops` of this step, over its
         seconds and the peak of all devices), memory in GB."""
         seconds = max(seconds, 1e-9)
-        done = tokens * self.work.per_token + self.labels * self.work.per_label
+        done = tokens * self.work.per_token + self.labels * self.work.per_label + self.squares * self.attention
         return {
             "tokens/s": tokens / seconds,
             "mfu": done / seconds / (devices.peak_flops() * self.parts.world.size),
@@ -143,6 +145,7 @@ class Loop:
         except Stopped:
             return self._take_back(before, random)
         metrics, self.labels = averages(sums, counts), counts["tokens"]
+        self.squares = sum(row.num_tokens**2 for row in rows)
         scaled = parts.loss_scale
         norm = finish_gradient(parts.scorer.parameters(), parts.optimizer, clip=settings.clip, scale=scaled, step=step)
         overflow = scaled is not None and math.isfinite(metrics["loss"]) and not scaled.judge(norm, step)

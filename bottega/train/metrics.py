@@ -13,6 +13,7 @@ from torch import nn
 
 from bottega.core.rundir import JsonLines, append_jsonl
 from bottega.models.heads import causal_model
+from bottega.models.layers import text_config
 from bottega.models.score import Scorer
 
 
@@ -61,7 +62,7 @@ def flops(scorer: Scorer) -> Flops:
     """Operations that the matrix products of a step need, however it is computed.
 
     A weight that learns costs 2 forward, 2 for the gradient of what went in and 2 for its own; a frozen one 2 + 2. (Chowdhery et
-    al. 2022, arXiv 2204.02311, appendix B, without its term for attention; looking up an embedding is no product, recomputing
+    al. 2022, arXiv 2204.02311, appendix B; attention is `attention_flops`; looking up an embedding is no product, recomputing
     for checkpointing is not counted, and all experts of a mixture are.)
     """
     head = causal_model(scorer.model).get_output_embeddings()
@@ -74,6 +75,12 @@ def flops(scorer: Scorer) -> Flops:
         else:
             trunk += cost
     return Flops(trunk, label)
+
+
+def attention_flops(scorer: Scorer) -> float:
+    """The same for scores and their sums over values, per squared token of a row: 12 L D (4 forward, 8 backward, masks or not)."""
+    config = text_config(causal_model(scorer.model))
+    return 12.0 * config.num_hidden_layers * config.hidden_size
 
 
 def _weights(module: nn.Module) -> int:

@@ -75,6 +75,8 @@ def to_plain(recipe: Recipe, folder: Path | None = None) -> dict[str, Any]:
             holder["clean"] = [_flat(step) for step in holder["clean"]] if holder["clean"] is not None else None
         stages.append({stage.pop("name"): without_none(stage)})
     data = without_none({**data, "stages": stages})
+    if recipe.init is not None:
+        data.pop("model")  # made in the run's own folder (scratch.py)
     return recipe_file.relative(data, folder) if folder else data
 
 

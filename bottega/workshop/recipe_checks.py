@@ -18,6 +18,7 @@ from bottega.data.chat import Template, starting
 from bottega.data.remote import check as check_remote
 from bottega.data.remote import holds_password, is_remote, masked
 from bottega.models.methods import METHODS, method
+from bottega.models.shape import shape
 from bottega.train import trackers
 from bottega.train.objectives import OBJECTIVES
 from bottega.train.schedule import SCHEDULES
@@ -99,6 +100,7 @@ def check(recipe: Recipe, marks: Marks) -> list[str]:
             mistakes.append(
                 f"{marks.at(path)}: the name {label!r} names a folder: letters, digits, - _ . and no dot in front"
             )
+    mistakes += _check_start(recipe, marks)
     for i, stage in enumerate(recipe.stages):
         following = recipe.stages[i + 1] if i + 1 < len(recipe.stages) else None
         mistakes += _check_stage(stage, following, marks, ("stages", i))
@@ -112,6 +114,27 @@ def check(recipe: Recipe, marks: Marks) -> list[str]:
     for i, task in enumerate(recipe.evaluate.tasks if recipe.evaluate else ()):
         if task.endswith((".yaml", ".yml")) and not Path(task).is_file():
             mistakes.append(f"{marks.at(('evaluate', 'tasks', i))}: there is no task file {recipe_file.short(task)}")
+    return mistakes
+
+
+def _check_start(recipe: Recipe, marks: Marks) -> list[str]:
+    """Mistakes in what the recipe starts from."""
+    if recipe.init is None:
+        missing = f"{marks.at(())}: the key 'model' is missing (a Hub id, a folder or garzone), or `init` to start from nothing"
+        return [] if recipe.model else [missing]
+    place, mistakes = marks.at(("init",)), []
+    if recipe.model:
+        mistakes.append(
+            f"{place}: init starts from random weights, and model from those of {recipe.model}: give one of them"
+        )
+    try:
+        shape(recipe.init.preset, recipe.init.config)
+    except UserError as error:
+        mistakes.append(f"{place}: {error}")
+    if "vocab_size" in recipe.init.config:
+        mistakes.append(f"{place}: vocab_size comes from the tokenizer: write tokenizer: {{vocab: ...}}")
+    if recipe.stages and recipe.stages[0].method.name != "full":
+        mistakes.append(f"{place}: random weights need method: full, not {recipe.stages[0].method.name}")
     return mistakes
 
 

@@ -233,11 +233,45 @@ class Notify:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Vocabulary:
+    """The tokenizer of a model that starts from nothing: trained on the way, or one that exists."""
+
+    data: tuple[str, ...] = option((), "files to learn it from; default: the first stage's data")
+    vocab: int = option(8192, "tokens, special ones included", low=1)
+    kind: Literal["bpe", "unigram"] = option("bpe", "merge frequent pairs, or prune to the likeliest pieces")
+    model: str | None = option(
+        None, "take this model's tokenizer instead of training one: a Hub id, a folder, or garzone"
+    )
+
+    @staticmethod
+    def shorthand(value: Any) -> Any:
+        """`my-tokenizer` -> {model: my-tokenizer}."""
+        return {"model": value} if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Init:
+    """A model of random weights to pretrain: our decoder, by preset and fields (models/shape.py)."""
+
+    preset: str | None = option(None, "mpt-7b, mpt-30b, mpt-1b, mpt-125m, garzone or garzone-mpt")
+    config: dict[str, Any] = option(factory=dict, help="fields of the decoder that differ from the preset's")
+    tokenizer: Vocabulary = option(Vocabulary(), "trained on the way, or a model's name")
+
+    @staticmethod
+    def shorthand(value: Any) -> Any:
+        """`garzone-mpt` -> {preset: garzone-mpt}."""
+        return {"preset": value} if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """What `bottega run` does."""
 
     name: str = option(help="names the run folder")
-    model: str = option(help="a Hub id, a folder, or garzone")
+    model: str = option("", "a Hub id, a folder, or garzone; or give init")
+    init: Init | None = option(
+        None, "start from random weights instead: a preset's name, or preset, config and tokenizer"
+    )
     stages: tuple[Stage, ...] = option(help="one training each, in order")
     schema: Literal[1] = 1
     revision: str | None = option(None, "a Hub revision (40 hex digits repeat a run exactly)")

@@ -9,6 +9,7 @@ apart in host.json.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import shutil
@@ -26,7 +27,7 @@ from bottega.core.config import dump_yaml
 from bottega.core.errors import UserError
 from bottega.core.textio import progress, table
 from bottega.models import locate, safety
-from bottega.workshop import launch, plan_brief
+from bottega.workshop import launch, plan_brief, scratch
 from bottega.workshop import recipe as recipes
 from bottega.workshop.measure import check_tasks, gates, measure
 from bottega.workshop.ranks import Ranks
@@ -119,7 +120,10 @@ def run(
             plan = recipes.allow_loss(plan, allow_loss)
         folder = ranks.folder = Path(out) if out is not None else Path("runs") / plan.name
         check_tasks(plan)
-        _check_base(plan.model, trust_code)
+        if plan.init is not None:
+            plan = dataclasses.replace(plan, model=str(folder / scratch.START))
+        else:
+            _check_base(plan.model, trust_code)
         if (folder / "stages").is_dir():
             safety.refuse_pickles(folder / "stages")
         if print_launch:
@@ -148,6 +152,8 @@ def _together(
             ranks=ranks,
         )
         shown.close()
+        if plan.init is not None:
+            ranks.decide(lambda: scratch.begin(plan, folder, this.note))
         if ranks.leads:
             return RunResult.from_json(ranks.decide(_run(this).to_json))
         for number in range(len(plan.stages)):

@@ -15,7 +15,7 @@ from bottega.models.layout import lay
 from bottega.train import fit
 from bottega.train import step as steps
 from bottega.train.guards import SelfCheck, fingerprint, heaviest
-from bottega.train.metrics import flops
+from bottega.train.metrics import attention_flops, flops
 from bottega.train.scoring import num_supervised
 from bottega.train.source import Dataset
 from tests.models.tiny import tiny_model
@@ -200,13 +200,15 @@ def test_utilisation_counts_the_products_that_a_step_needs(llama, tmp_path):
     """Per layer 32 x 32 (q, o), 32 x 16 (k, v) and 3 of 32 x 48: 7680 weights; two layers and a head of 32 x 320. All learn: 6
     operations a weight. LoRA of rank 2 on q: frozen ones 4, and 6 for A (2 x 32) and B (32 x 2) in each layer."""
     assert flops(make_loop(llama, tmp_path).parts.scorer) == (6 * 15360, 6 * 10240)
+    assert attention_flops(make_loop(llama, tmp_path).parts.scorer) == 12 * 2 * 32  # L = 2, D = 32
     lora = make_loop(llama, tmp_path, tune="lora", method_options={"rank": 2, "targets": ["q_proj"]})
     assert flops(lora.parts.scorer) == (4 * 15360 + 6 * 2 * 128, 4 * 10240)
     shown: dict[str, float] = {}
     lora.progress.update = lambda step, metrics: shown.update(metrics)
     lora.run()
     tokens, labels = (sum(f(row) for row in rows("single")) for f in (lambda r: r.num_tokens, num_supervised))
-    done = tokens * (4 * 15360 + 6 * 256) + labels * 4 * 10240
+    attention = 768 * sum(row.num_tokens**2 for row in rows("single"))
+    done = tokens * (4 * 15360 + 6 * 256) + labels * 4 * 10240 + attention
     assert shown["mfu"] == pytest.approx(done * shown["tokens/s"] / tokens / devices.peak_flops(), rel=1e-6)
     assert shown["lr"] == 1.0 and shown["GB"] > 0 and shown["loss"] == lora.outcome.last["loss"]
 
