@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bottega.core.errors import UserError
 from bottega.core.textio import clock, table
 from bottega.workshop import plan_devices, plan_rows, plan_shape, plan_target
 from bottega.workshop import recipe as recipes
@@ -70,6 +71,10 @@ def plan_recipe(
     ways: bool = True,
 ) -> dict[str, Any]:
     """The plan of a recipe that was read already."""
+    if recipe.init is not None:
+        raise UserError(
+            "plan reads a model that is there, and this recipe makes one (init): `bottega run --dry-run` checks it"
+        )
     shape = plan_shape.find_shape(recipe.model, revision=recipe.revision)
     packs = plan_shape.packs(shape.config)
     stages: list[dict[str, Any]] = []
