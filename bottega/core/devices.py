@@ -9,6 +9,7 @@ import functools
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
 PEAK_TFLOPS = {
     "H200": 989.0,
@@ -25,6 +26,13 @@ PEAK_TFLOPS = {
 def rank() -> int:
     """This process's number among those that torchrun started; 0 where it is alone."""
     return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+
+
+def kind() -> Literal["cpu", "cuda"]:
+    """Where models run here."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from bottega.core.types import Row
 from bottega.train import budget, checkpoint, parallel
 from bottega.train.guards import heaviest, too_small
 from bottega.train.parts import Fit, Parts
-from bottega.train.settings import SCORE_TOKENS, LoopSettings
+from bottega.train.settings import LoopSettings, most_tokens
 from bottega.train.step import TooLarge, backward, plan, size_of, try_rows
 
 LOOK_AHEAD = 10_000
@@ -49,14 +49,13 @@ def choose(parts: Parts, settings: LoopSettings, rows: Sequence[Row], note: Call
     (default: what is free). A number is taken as it is, but never above what fits.
     """
     auto = settings.micro_tokens == "auto"
-    wanted = SCORE_TOKENS if settings.micro_tokens == "auto" else settings.micro_tokens
+    wanted = most_tokens(settings.micro_tokens, parts.device)
     if not rows or parts.spec.coupled:
         if auto:
             note(f"micro_tokens: auto needs rows that are known ahead; {wanted} is taken")
         return Fit(tokens=wanted)
     share = -(-size_of(parts, rows) // parts.world.size)
-    on_gpu = next(parts.scorer.parameters()).device.type == "cuda"
-    if on_gpu:
+    if parts.device == "cuda":
         tokens = -parallel.most(parts.world, -by_trial(parts, rows, most=share)) if auto else wanted
         return _said(Fit(tokens=tokens), auto, note)
     left = settings.memory_gb * 1e9 - devices.resident_bytes() if settings.memory_gb else devices.free_memory_bytes()

@@ -22,7 +22,7 @@ from bottega.train.metrics import attention_flops, averages, flops, log_to
 from bottega.train.parts import Fit, Outcome, Parts
 from bottega.train.precision import finish_gradient
 from bottega.train.schedule import scale_at
-from bottega.train.settings import LoopSettings
+from bottega.train.settings import LoopSettings, most_tokens
 from bottega.train.step import Stopped
 from bottega.train.watch import Why, sentence
 
@@ -38,7 +38,7 @@ class Loop:
 
     def __init__(self, parts: Parts, settings: LoopSettings, folder: Path, progress: Progress) -> None:
         self.parts, self.settings, self.folder, self.progress = parts, settings, folder, progress
-        self.state = resume.State(fit=Fit(tokens=settings.score_tokens))
+        self.state = resume.State(fit=Fit(tokens=most_tokens(settings.micro_tokens, parts.device)))
         self.saved_step = -1
         self.work, self.labels = flops(parts.scorer), 0.0
         self.attention, self.squares = attention_flops(parts.scorer), 0
@@ -261,7 +261,9 @@ class Loop:
         """Per row, arrays of `needs` over its supervised tokens, without gradient: for `prepare`."""
         from bottega.train.scoring import score_rows
 
-        return score_rows(self.parts, rows, needs, view=view, micro_tokens=self.settings.score_tokens)
+        return score_rows(
+            self.parts, rows, needs, view=view, micro_tokens=most_tokens(self.settings.micro_tokens, self.parts.device)
+        )
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluation metrics with `eval.` in front; the best is remembered and saved."""

@@ -40,6 +40,11 @@ class Parts:
     stopping: Callable[[], bool] = lambda: False
 
     @property
+    def device(self) -> str:
+        """The kind of device the model lies on: cpu or cuda."""
+        return next(self.scorer.parameters()).device.type
+
+    @property
     def num_prefix(self) -> int:
         """Virtual positions before every sequence."""
         return self.attached.inputs.num_prefix if self.attached.inputs else 0

@@ -14,20 +14,27 @@ from typing import Any, Literal
 from bottega.core.errors import UserError
 
 Place = Literal["device", "host", "file"]
+MicroTokens = int | Literal["usual", "auto"]
 OF_OPTIMIZER: dict[str, dict[str, Any]] = {"lion": {"beta2": 0.99}, "schedule_free": {"schedule": "constant"}}
 """Defaults that are other for an optimizer than for AdamW."""
 LR_OF_OPTIMIZER = {"lion": 0.2}
 """Factor on a method's usual learning rate, where an optimizer's steps are of another size than AdamW's."""
+CPU_TOKENS = 1024
+"""Usual tokens of a micro-batch on a CPU: on one core (AMD EPYC, width 384, vocabulary 8192) as fast as 8192 and faster than 256
+(9.1 to 9.9 CPU s against 9.8 to 10.5 and 11.1 to 11.9), with 812 MB against 1,054 (docs/LOG.md, 2026-11-25)."""
+CUDA_TOKENS = 8192
+"""Usual tokens of a micro-batch on a GPU, which small products leave idle; not measured yet."""
 SCORE_TOKENS = 8192
-"""Tokens of a micro-batch where nobody says how many."""
+"""Tokens where `micro_tokens: auto` has nothing to count by."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopSettings:
     """What the loop itself reads, frozen for the run.
 
-    steps: optimizer steps. micro_tokens: most tokens of a micro-batch, padding counted (auto: as many as
-    fit). memory_gb: what this process may hold, checked on a CPU before a micro-batch is tried (0: what is free). lr: peak
+    steps: optimizer steps. micro_tokens: most tokens of a micro-batch, padding counted (usual: what
+    suits the device, CPU_TOKENS or CUDA_TOKENS; auto: as many as fit). memory_gb: what this process may hold,
+    checked on a CPU before a micro-batch is tried (0: what is free). lr: peak
     learning rate. schedule, warmup (steps), decay (share, for wsd), floor: see schedule.py. optimizer: a name of optim.OPTIMIZERS;
     beta1 (SGD's momentum too), beta2, eps, and momentum (Muon's) are its own. optimizer_states: where they live:
     device, host (memory beside a GPU) or file (a mapped file). step_in_backward: every parameter steps as soon as its
@@ -51,7 +58,7 @@ class LoopSettings:
     """
 
     steps: int
-    micro_tokens: int | Literal["auto"] = 8192
+    micro_tokens: MicroTokens = "usual"
     memory_gb: float = 0.0
     lr: float = 1e-3
     schedule: str = "cosine"
@@ -87,16 +94,18 @@ class LoopSettings:
     compile: bool | Literal["auto"] = "auto"
     stream: bool = False
 
-    @property
-    def score_tokens(self) -> int:
-        """Most tokens of a micro-batch that is only scored."""
-        return SCORE_TOKENS if self.micro_tokens == "auto" else self.micro_tokens
-
     def __post_init__(self) -> None:
         for spec in fields(self):
             value = getattr(self, spec.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{spec.name} is {value}, but needs a finite number")
+
+
+def most_tokens(micro_tokens: MicroTokens, device: str) -> int:
+    """The setting as a number on a device of this kind (cpu or cuda); for `auto`, what it begins with."""
+    if micro_tokens == "usual":
+        return CPU_TOKENS if device == "cpu" else CUDA_TOKENS
+    return SCORE_TOKENS if micro_tokens == "auto" else micro_tokens
 
 
 def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:

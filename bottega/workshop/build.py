@@ -25,7 +25,7 @@ from bottega.train import objectives, parallel
 from bottega.train.assemble import assemble
 from bottega.train.loop import Loop, Parts
 from bottega.train.scoring import validation, with_reference
-from bottega.train.settings import LoopSettings
+from bottega.train.settings import LoopSettings, most_tokens
 from bottega.workshop.launch import refuse_uneven
 from bottega.workshop.recipe import Stage
 from bottega.workshop.rows import StageRows, read_rows, rows_key
@@ -166,11 +166,12 @@ def assemble_stage(
         world=join(),
         strategy=stage.parallel,
     )
+    micro_tokens = most_tokens(settings.micro_tokens, parts.device)
     if any(need.startswith("ref.") for need in parts.spec.needs):
         visited = _visited(source, settings.steps, rows)
-        rows = _with_references(setup, parts, rows, visited, settings.score_tokens, shown.note)
+        rows = _with_references(setup, parts, rows, visited, micro_tokens, shown.note)
         parts.source = _source(setup, rows)
-    parts.validate = _validate(setup, parts, rows.held_out, settings.score_tokens)
+    parts.validate = _validate(setup, parts, rows.held_out, micro_tokens)
     loop = Loop(parts, settings, setup.folder, shown)
     return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save)
 

@@ -79,7 +79,7 @@ def plan_recipe(
     packs = plan_shape.packs(shape.config)
     stages: list[dict[str, Any]] = []
     worst: tuple[float, Any] = (-1.0, None)
-    for stage in recipe.stages:
+    for stage in (recipes.on_device(stage, target.kind) for stage in recipe.stages):
         rows = plan_rows.look(stage, shape.config, shape.tokenizer, seed=recipe.seed, packed=packs)
         rehearsals = Rehearsals(shape=shape, rows=rows.heaviest, objective=stage.objective.name)
         found = predict(stage, rehearsals, rows, target)
@@ -127,6 +127,7 @@ def _stage_json(stage: Any, rows: plan_rows.StageRows, found: Predicted, target:
         "tokens": round(rows.tokens),
         "counted": rows.how,
         "steps": rows.steps,
+        "micro_tokens": plan_rows.most_tokens(stage.loop),
         "micro_batches": round(rows.micro_batches, 2),
         "heaviest_tokens": rows.heavy_tokens,
         "trainable": round(found.needs.trainable),

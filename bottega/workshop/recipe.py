@@ -19,7 +19,7 @@ from bottega.core.strictyaml import Path as Keys
 from bottega.data.clean.steps import STEPS
 from bottega.models.methods import METHODS
 from bottega.train.objectives import OBJECTIVES
-from bottega.train.settings import LR_OF_OPTIMIZER, OF_OPTIMIZER
+from bottega.train.settings import LR_OF_OPTIMIZER, OF_OPTIMIZER, most_tokens
 from bottega.workshop import recipe_checks, recipe_file
 from bottega.workshop.recipe_checks import LOOP
 from bottega.workshop.recipe_parts import ADAPTERS, Choice, Evaluate, Part, Recipe, Stage
@@ -88,6 +88,13 @@ def allow_loss(recipe: Recipe, rows: int) -> Recipe:
     """The recipe with so many bad rows allowed in every source of every stage."""
     stages = tuple(dataclasses.replace(stage, allow_loss=rows) for stage in recipe.stages)
     return dataclasses.replace(recipe, stages=stages)
+
+
+def on_device(stage: Stage, kind: str) -> Stage:
+    """The stage with `micro_tokens: usual` as the number that suits a device of this kind (cpu or cuda)."""
+    if stage.loop["micro_tokens"] != "usual":
+        return stage
+    return dataclasses.replace(stage, loop={**stage.loop, "micro_tokens": most_tokens("usual", kind)})
 
 
 def without_none(data: Any) -> Any:

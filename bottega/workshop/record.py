@@ -8,8 +8,9 @@ path (a file that moved has not changed), and the identities of the base, the to
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from bottega.data.sources import find
 from bottega.models.methods import METHODS
 from bottega.train.objectives import OBJECTIVES
 from bottega.workshop import cleaning
-from bottega.workshop.recipe import LOOP, Part, Recipe, Stage, without_none
+from bottega.workshop.recipe import LOOP, Part, Recipe, Stage, on_device, without_none
 
 FREE = ("keep", "save_every", "samples", "allow_loss", "self_check", "parallel")
 """Keys of a stage that change nothing of what is trained; `eval_every` does where a run may stop early."""
@@ -112,6 +113,22 @@ class Record:
         self.data: dict[str, Any] = {**first, "stages": {}, "changes": []}
         if self.path.is_file():
             self.data = rundir.read_json(self.path)
+
+    def settled(self, recipe: Recipe, device: Callable[[], str] | None) -> Recipe:
+        """The recipe with every `micro_tokens: usual` as a number: what it was when the stage began, else what suits the device.
+
+        Args:
+            device: gives its kind, and is asked only where it matters, since it imports torch; None leaves the word.
+        """
+        stages = []
+        for stage in recipe.stages:
+            known = self.data["stages"].get(stage.name, {}).get("micro_tokens")
+            if known is not None and stage.loop["micro_tokens"] == "usual":
+                stage = dataclasses.replace(stage, loop={**stage.loop, "micro_tokens": known})
+            elif device is not None and stage.loop["micro_tokens"] == "usual":
+                stage = on_device(stage, device())
+            stages.append(stage)
+        return dataclasses.replace(recipe, stages=tuple(stages))
 
     def check_order(self, names: Sequence[str], made: AbstractSet[str]) -> None:
         """The stages that have made something are the recipe's first ones, in order; others are forgotten.

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bottega.core import rundir
+from bottega.core import devices, rundir
 from bottega.core.config import dump_yaml
 from bottega.core.errors import UserError
 from bottega.core.textio import progress, table
@@ -142,10 +142,12 @@ def _together(
     holding = rundir.lock(folder) if ranks.leads else nullcontext()
     with holding, rundir.disk_errors(folder), ranks.listening():
         shown = progress(None, plan.name, quiet=quiet or not ranks.leads)
+        record = Record(folder, plan, allow_change)
+        plan = record.settled(plan, devices.kind)
         this = Session(
             recipe=plan,
             folder=folder,
-            record=Record(folder, plan, allow_change),
+            record=record,
             trust=trust,
             quiet=quiet or not ranks.leads,
             note=shown.note,
@@ -265,6 +267,7 @@ def _report(this: Session) -> str:
 def _plan(plan: Recipe, folder: Path, allow_change: Iterable[str]) -> dict[str, Any]:
     """What a run would do, without doing it."""
     record = Record(folder, plan, allow_change)
+    plan = record.settled(plan, None)
     stages = []
     for number, stage in enumerate(plan.stages):
         place = folder_of(folder, number, stage)

@@ -10,6 +10,7 @@ import torch
 from bottega.core import devices
 from bottega.core.errors import DoesNotFit, UserError
 from bottega.train import budget, checkpoint, fit
+from bottega.train.settings import most_tokens
 from bottega.train.step import lay_down, micro_loss, size_of
 from tests.models.tiny import tiny_model
 from tests.train.clients import VOCABULARY, make_loop, on_ranks, out_of_memory_above, rows, weights
@@ -189,3 +190,11 @@ def test_a_word_in_the_place_of_micro_tokens_must_be_auto(tmp_path):
     for wrong in ("most", 0, -5, 1.5):
         with pytest.raises(UserError, match="micro_tokens"):
             load(wrong)
+
+
+def test_the_usual_micro_batch_is_small_on_a_cpu_and_large_on_a_gpu_and_a_number_is_taken_as_it_is(llama, tmp_path):
+    assert (most_tokens("usual", "cpu"), most_tokens("usual", "cuda")) == (1024, 8192)
+    assert (most_tokens(77, "cpu"), most_tokens(77, "cuda")) == (77, 77)
+    loop = make_loop(llama, tmp_path, steps=1)
+    loop.run()
+    assert loop.settings.micro_tokens == "usual" and loop.state.fit.tokens == 1024

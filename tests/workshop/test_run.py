@@ -13,6 +13,7 @@ import pytest
 from bottega import cli
 from bottega.core import rundir
 from bottega.core.errors import FolderInUse, Mismatch, Unsafe, UserError
+from bottega.train import settings
 from bottega.workshop import runs, runs_gc, use
 from bottega.workshop.stages import run, run_text
 from tests.workshop.made import chat, jsonl, workshop
@@ -486,3 +487,17 @@ def test_references_are_computed_only_for_the_pairs_that_the_run_will_see(made, 
     stage = {"objective": "dpo", "data": str(made[0] / "prefs.jsonl"), "steps": 2, "batch": 3}
     run(_with(made, stage), out=tmp_path / "out")
     assert "reference log-probabilities of 6 rows" in capsys.readouterr().err
+
+
+def test_the_usual_micro_batch_is_written_down_as_a_number_and_kept_when_the_usual_changes(copied, monkeypatch):
+    """1,024 tokens on a CPU. A run that began with another number goes on with it, whatever is usual now."""
+    recipe, folder = copied / "r.yaml", copied / "runs" / "tiny"
+    assert "micro_tokens: 1024" in (folder / "recipe.yaml").read_text()
+    before = contents(folder)
+    monkeypatch.setattr(settings, "CPU_TOKENS", 64)
+    run(recipe, out=folder, quiet=True)
+    assert contents(folder) == before
+    fresh = run(recipe, out=copied / "fresh", quiet=True, dry_run=True)
+    assert fresh["stages"][0]["state"] == "new"
+    with pytest.raises(Mismatch, match="micro_tokens: 1024 -> 100"):
+        run(recipe, ["adapt.micro_tokens=100"], out=folder, quiet=True)
