@@ -86,6 +86,19 @@ def chat_command(model: str, **options: Any) -> int:
 @click.option("--prompts", required=True, help="A file: jsonl (prompt or messages), or txt, one prompt a line.")
 @click.option("--out", help="Write JSON lines here instead of printing.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--n", type=click.IntRange(1), default=1, show_default=True, help="Replies a prompt.")
+@click.option("--top-k", type=click.IntRange(0), default=0, help="Draw from so many likeliest tokens; 0: from all.")
+@click.option(
+    "--min-p", type=click.FloatRange(0, 1), default=0.0, help="Leave out what is less likely than this x best."
+)
+@click.option("--repetition-penalty", type=click.FloatRange(0.01, 100), default=1.0, help="Above 1: says less again.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End a reply before this text; repeat it.")
+@click.option(
+    "--logprobs", "top_logps", type=click.IntRange(0), default=0, help="So many likeliest tokens in each place."
+)
+@click.option("--beams", type=click.IntRange(1), default=1, show_default=True, help="Beam search of this width.")
+@click.option("--draft", metavar="MODEL", help="A smaller model with the same tokens writes ahead; says the speed-up.")
+@click.option("--lookup", is_flag=True, help="Write ahead what followed the same words before; says the speed-up.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
 @weights_option
 @sampling_options

@@ -15,6 +15,7 @@ from bottega.core import rundir
 from bottega.core.errors import UserError
 from bottega.core.textio import progress
 from bottega.core.types import Conversation, Document, Labelled, Preference, Turn
+from bottega.workshop.answer import answering
 from bottega.workshop.held import MAX_TEXTS, Held, samples
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bottega.evals.runner import Scorecard
     from bottega.models.generate import Generator
     from bottega.models.load import Loaded
+    from bottega.workshop.answer import Answer
 
 
 def score(
@@ -97,6 +99,7 @@ def generate(
     out: str | None = None,
     weights: str = "full",
     quiet: bool = False,
+    **more: Any,
 ) -> list[dict[str, Any]]:
     """Answer prompts: a list of texts, or a file (jsonl with prompt or messages; txt, one prompt a line).
 
@@ -104,6 +107,8 @@ def generate(
         raw: continue the text as it is, without a chat template. out: write JSON lines there.
         weights: full, or linear layers in nf4 or int8; stream: decoder layers stay on disk and visit memory one by one;
             nf4+stream and int8+stream are both.
+        more: beams, draft, lookup (workshop/answer.py), and further fields of models/sampling.py's Sampling: n, top_k, min_p,
+            repetition_penalty, stop, top_logps.
 
     Returns:
         One {"prompt", "reply", "finish", "tokens"} a prompt, in order; with other weights than full each also says what
@@ -117,18 +122,26 @@ def generate(
         held = Held.of(weights)
         loaded, chosen = _open(model, template, shown.note, held)
         talk = _Talk(loaded, chosen)
+        ways = {name: more.pop(name) for name in ("beams", "draft", "lookup") if name in more}
+        answer, came_to = answering(talk.generator, **ways)
         held.measure(model, loaded, [talk.ids(turns, raw=raw) for turns in asked[:MAX_TEXTS]], shown.note)
         rows: list[dict[str, Any]] = []
         how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+        how |= more
         for at in range(0, len(asked), batch):
             some = asked[at : at + batch]
             with held.timed():
-                replies = talk.replies(some, raw=raw, batch=batch, **how)
+                replies = talk.replies(some, raw=raw, answer=answer, batch=batch, **how)
             held.tokens += sum(len(reply.ids) for reply in replies)
-            for turns, reply in zip(some, replies):
-                facts = {"reply": reply.text, "finish": reply.finish, "tokens": len(reply.ids)}
+            for turns, reply in zip([turns for turns in some for _ in range(more.get("n", 1))], replies):
+                facts = {"reply": reply.text, "finish": reply.finish, "tokens": len(reply.ids)} | talk.tops(reply)
                 rows.append({"prompt": turns[-1].content, **facts})
-            shown.update(len(rows))
+            shown.update(at + len(some))
+        if facts := came_to():
+            shown.note(
+                "speculation: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+            )
+            rows = [row | facts for row in rows]
         if not held.ordinary:
             shown.note(held.line())
             rows = [row | held.facts() for row in rows]
@@ -227,9 +240,22 @@ class _Talk:
         ids, strings = end_of_turn(self.tokenizer, self.template)
         return {"stop_ids": tuple(sorted({*self.generator.stop_ids(), *ids})), "stop": strings}
 
-    def replies(self, asked: Sequence[Sequence[Turn]], *, raw: bool, **how: Any) -> list[Reply]:
+    def replies(self, asked: Sequence[Sequence[Turn]], *, raw: bool, answer: Answer, **how: Any) -> list[Reply]:
         stops = {} if raw else self._stops()
-        return self.generator.sample([self.ids(turns, raw=raw) for turns in asked], **stops, **how)
+        how["stop"] = (*stops.pop("stop", ()), *how.get("stop", ()))
+        return answer([self.ids(turns, raw=raw) for turns in asked], **stops, **how)
+
+    def tops(self, reply: Reply) -> dict[str, Any]:
+        """For JSON: each token with its log-probability and the likeliest ones in its place, where they were asked for."""
+        if not reply.tops:
+            return {}
+        text = self.tokenizer.decode
+        return {
+            "logprobs": [
+                {"token": text([token]), "logp": logp, "top": [[text([one]), value] for one, value in top]}
+                for token, logp, top in zip(reply.ids, reply.logps, reply.tops)
+            ]
+        }
 
     def ids(self, turns: Sequence[Turn], *, raw: bool) -> list[int]:
         """What the model is given for `turns`."""
