@@ -137,17 +137,19 @@ def generate(
                 facts = {"reply": reply.text, "finish": reply.finish, "tokens": len(reply.ids)} | talk.tops(reply)
                 rows.append({"prompt": turns[-1].content, **facts})
             shown.update(at + len(some))
-        if facts := came_to():
-            shown.note(
-                "speculation: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
-            )
-            rows = [row | facts for row in rows]
-        if not held.ordinary:
-            shown.note(held.line())
-            rows = [row | held.facts() for row in rows]
+        rows = _with_facts(rows, came_to(), held, shown.note)
     if out is not None:
         rundir.atomic_write(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return rows
+
+
+def _with_facts(rows: list[dict[str, Any]], facts: dict[str, Any], held: Held, note: Any) -> list[dict[str, Any]]:
+    """Rows with what speculation and other weights came to, which is also said."""
+    if facts:
+        note("speculation: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()))
+    if not held.ordinary:
+        note(held.line())
+    return [row | facts | held.facts() for row in rows]
 
 
 def generate_text(rows: list[dict[str, Any]]) -> str:
