@@ -21,6 +21,7 @@ from bottega.core.types import Attached
 from bottega.models import decoder, locate, safety
 from bottega.models.layers import Model
 from bottega.models.lean import Lean, load_lean, quantise_resident
+from bottega.models.plain import quiet_bars
 from bottega.models.probe import Probe, probe
 from bottega.models.quant import Kind, as_kind
 from bottega.models.tokenizer import extend_model
@@ -233,20 +234,6 @@ def plainly(folder: Path) -> Iterator[None]:
             raise
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} does not load: {said}") from error
-
-
-@contextmanager
-def quiet_bars() -> Iterator[None]:
-    """No progress bars of other libraries inside; their setting is put back."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def has_tokenizer(folder: Path) -> bool:

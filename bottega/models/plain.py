@@ -6,6 +6,8 @@ Left out: adapters (models/methods) and merging (models/merge.py).
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
@@ -15,7 +17,8 @@ from bottega.models.layers import Model
 
 def save_plain(model: Model, folder: str | Path) -> None:
     """Save config and weights (safetensors) of a transformers model; nothing in the folder names this project."""
-    model.save_pretrained(str(folder), max_shard_size="4GB")
+    with quiet_bars():
+        model.save_pretrained(str(folder), max_shard_size="4GB")
 
 
 def copy_plain(model: nn.Module) -> nn.Module:
@@ -24,3 +27,17 @@ def copy_plain(model: nn.Module) -> nn.Module:
     for parameter in fresh.parameters():
         parameter.grad = None
     return fresh.eval().requires_grad_(False)
+
+
+@contextmanager
+def quiet_bars() -> Iterator[None]:
+    """No progress bars of other libraries inside; their setting is put back."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -93,7 +93,8 @@ def _whole(
     from bottega.models import merge as merging
     from bottega.models.exports import gguf_write, onnx, proof
     from bottega.models.load import DTYPES as KINDS
-    from bottega.models.load import load_weights, quiet_bars
+    from bottega.models.load import load_weights
+    from bottega.models.plain import quiet_bars
     from bottega.workshop.build import beside
 
     facts: dict[str, Any] = {}

@@ -185,7 +185,8 @@ def test_packing_caches_saving_and_transformers_own_generate_work_on_every_varia
     model = made(**VARIANTS[name])
     found = probe(model)
     assert found.packs and found.head.startswith("linear"), found
-    assert choose_way(Forward(model)) == "masks"
+    # a common beginning computed once leaves a gap between slots, and ALiBi counts slots: it is decoded without
+    assert choose_way(Forward(model)) == ("padded" if name == "alibi" else "masks")
     save_plain(model, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert "auto_map" not in config and config["model_type"] == "bottega_decoder"

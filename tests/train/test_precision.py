@@ -49,7 +49,7 @@ def test_16_bit_products_give_the_loss_and_gradient_of_fp32(llama, tmp_path, tun
 def test_bf16_weights_follow_fp32_copies_and_lose_no_small_step(llama, tmp_path, monkeypatch):
     """At lr 1e-5 one step is far below the last bit of most weights (2^-9 of 0.15 is 3e-4): without the copies nothing would move.
     The self-check of the first steps looks at the copies."""
-    monkeypatch.setattr("tests.train.clients.load", lambda path: load(path, dtype="bfloat16"))
+    monkeypatch.setattr("tests.train.clients.load", lambda path, **asked: load(path, dtype="bfloat16", **asked))
     options = {"steps": 40, "lr": 1e-5, "optimizer": "adamw", "beta1": 0.9, "clip": 1.0, "self_check": 5}
     loop = make_loop(llama, tmp_path / "low", precision="bf16-true", **options)
     start = weights(loop)

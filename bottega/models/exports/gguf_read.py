@@ -42,7 +42,8 @@ def load_gguf(path: str | Path, *, dtype: torch.dtype) -> tuple[Model, Any]:
     require_gguf()
     from transformers import AutoModelForCausalLM
 
-    from bottega.models.load import plainly, quiet_bars
+    from bottega.models.load import plainly
+    from bottega.models.plain import quiet_bars
 
     with plainly(path), quiet_bars(), redirect_stderr(StringIO()):  # its bar does not ask
         both: Any = AutoModelForCausalLM.from_pretrained(
