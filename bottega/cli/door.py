@@ -47,8 +47,7 @@ def door(arguments: Sequence[str] | None = None) -> int:
             click.echo(f"bottega: {error}", err=True)
         return error.exit_code
     except MemoryError:
-        click.echo("bottega: out of memory; lower micro_tokens or max_tokens, or set checkpointing: true", err=True)
-        return 6
+        return _no_memory()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has left
         return 141
@@ -64,20 +63,26 @@ def _stopped(cause: BaseException | None) -> int:
     return 143 if terminated else 130
 
 
+def _no_memory() -> int:
+    click.echo("bottega: out of memory; lower micro_tokens or max_tokens, or set checkpointing: true", err=True)
+    return 6
+
+
 def _bug(error: Exception) -> int:
-    """A disk that refuses is exit 7 wherever it surfaced; anything else is ours: traceback and where to report."""
+    """A disk or system that refuses has its own exit code; anything else is ours: traceback and where to report."""
     import traceback
 
-    from bottega.core.errors import DiskFull
-    from bottega.core.rundir import disk_errors
+    from bottega.core.refusals import disk_errors
 
     if isinstance(error, OSError):
         try:
             with disk_errors():
                 raise error
-        except DiskFull as full:
-            click.echo(f"bottega: {full}", err=True)
-            return full.exit_code
+        except UserError as refused:
+            click.echo(f"bottega: {refused}", err=True)
+            return refused.exit_code
+        except MemoryError:
+            return _no_memory()
         except OSError:
             pass
     traceback.print_exception(error)

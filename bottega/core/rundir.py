@@ -24,56 +24,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from bottega.core.errors import DiskFull, FolderInUse, Unsafe, UserError
+from bottega.core.errors import FolderInUse, Unsafe
+from bottega.core.refusals import disk_errors as disk_errors
 
 MANIFEST = "MANIFEST.json"
 LOCK = ".lock"
-_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
-_NO_PLACE = {errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_LEFT = re.compile(r"\.(?P<name>.+?)\.((?P<pid>\d+)\.)?(?P<kind>tmp|old|draft|gone)")
 _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
-
-
-class disk_errors:
-    """Turn the disk's refusals (full, over quota, read-only) into `DiskFull`; other errors pass.
-
-    safetensors reports them in its own error type, with the system's number in the text; those are turned too.
-
-    Raises:
-        DiskFull: no space is left, a limit on file size is reached, or the folder cannot be written.
-        UserError: the path cannot be a folder.
-    """
-
-    def __init__(self, place: str | os.PathLike[str] = "the run folder") -> None:
-        self.place = place
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        number = _system_number(error)
-        where = getattr(error, "filename", None) or self.place
-        if number in _NO_PLACE:
-            raise UserError(
-                f"{where} cannot be a folder: a file is in its way, or the name is too long; choose another path"
-            ) from error
-        if number in _FULL:
-            remedy = "free some space or choose another folder; what was saved before is sound"
-        elif number in _CLOSED:
-            remedy = "choose a folder that you can write"
-        else:
-            return
-        raise DiskFull(f"{where}: {os.strerror(number)}; {remedy}") from error
-
-
-def _system_number(error: BaseException | None) -> int:
-    """The errno behind an error; 0 where there is none."""
-    if isinstance(error, OSError):
-        return error.errno or 0
-    found = re.search(r"\(os error (\d+)\)", str(error)) if error is not None else None
-    return int(found[1]) if found and type(error).__name__ == "SafetensorError" else 0
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | str, *, mode: int | None = None) -> None:
@@ -95,10 +52,18 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | str, *, mode: in
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except OSError:
+        except BaseException:  # an interrupt and a lack of memory leave nothing half there either
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def put(draft: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Sync the file `draft` and rename it to `path`, which holds its old or its new content at any moment."""
+    with open(draft, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    sync_folder(Path(path).parent)
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
@@ -195,9 +160,35 @@ def publish(temporary: str | os.PathLike[str], folder: str | os.PathLike[str]) -
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
         if folder.exists():
             os.rename(folder, aside)
-        os.rename(temporary, folder)
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if aside.exists():
+                os.rename(aside, folder)
+            raise
         sync_folder(folder.parent)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left half done under `folder`, which the caller holds alone (`lock`).
+
+    A folder that was moved aside for a successor that never came is put back.
+    """
+    for path in sorted(Path(folder).rglob(".*")):
+        found = _LEFT.fullmatch(path.name)
+        if found is None or not path.exists():
+            continue
+        pid = int(found["pid"] or os.getpid())  # whoever had this process' number is dead
+        if pid != os.getpid() and _alive({"host": socket.gethostname(), "pid": pid}):
+            continue
+        with disk_errors(path):
+            if found["kind"] == "old" and not path.with_name(found["name"]).exists():
+                path.rename(path.with_name(found["name"]))
+            elif path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Left out: the training step (loop.py).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+from bottega.core.refusals import disk_errors
+from bottega.core.rundir import put
 from bottega.core.types import Row
 from bottega.data.pack import micro_batches
 from bottega.models.layout import lay
@@ -89,24 +92,34 @@ def with_reference(
         note(f"reference log-probabilities of {len(rows)} rows computed once and kept")
         if cache is not None and parts.world.rank == 0:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            draft = cache.with_suffix(".draft")
-            save_file({"ref.logp": flat}, draft, metadata={"key": key})
-            draft.replace(cache)
+            draft = cache.with_name(f".{cache.name}.draft")
+            with disk_errors(cache):
+                save_file({"ref.logp": flat}, draft, metadata={"key": key, "sha256": _sha256(flat)})
+                put(draft, cache)
     assert flat is not None
     parts_of = np.split(flat, np.cumsum(lengths)[:-1])
     return [replace(row, tokens={**row.tokens, "ref.logp": own}) for row, own in zip(rows, parts_of, strict=True)]
 
 
 def _cached(cache: Path | None, key: str, length: int) -> np.ndarray | None:
+    """The cache's numbers; None where it is another's, or not as it was written (then it is made again)."""
     if cache is None or not cache.exists():
         return None
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(cache, "np") as file:
-        if (file.metadata() or {}).get("key") != key:
+    try:
+        with safe_open(cache, "np") as file:
+            known = file.metadata() or {}
+        if known.get("key") != key:
             return None
-    flat = load_file(cache)["ref.logp"]
-    return flat if len(flat) == length else None
+        flat = load_file(cache)["ref.logp"]
+    except SafetensorError:
+        return None
+    return flat if len(flat) == length and known.get("sha256") == _sha256(flat) else None
+
+
+def _sha256(flat: np.ndarray) -> str:
+    return hashlib.sha256(flat.tobytes()).hexdigest()
 
 
 def validation(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> Callable[[int], Mapping[str, float]]:

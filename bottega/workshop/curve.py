@@ -5,6 +5,7 @@ Left out: interaction; colours are CSS classes, so that one picture serves light
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bottega.core.rundir import disk_errors
+from bottega.core.rundir import atomic_write
 
 MAX_POINTS = 300
 WIDTH, HEIGHT = 480, 260
@@ -225,6 +226,7 @@ def png(stages: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> bool:
         axis.grid(alpha=0.25)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False)
-    with disk_errors(path):
-        figure.savefig(path, dpi=130, metadata={"Software": None})
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=130, metadata={"Software": None})
+    atomic_write(path, picture.getvalue())
     return True

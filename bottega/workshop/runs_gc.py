@@ -41,6 +41,8 @@ def runs_gc(runs: tuple[str, ...] = (), *, root: str = "runs", remove: bool = Fa
     for folder in folders:
         try:
             with rundir.lock(folder):
+                if remove:
+                    rundir.sweep(folder)
                 for path in _needless(folder, kept):
                     found.append({"run": str(folder), "path": str(path), "bytes": _size(path)})
                     if remove:

@@ -141,6 +141,8 @@ def _together(
     """The run itself: the first of several processes holds the folder, writes and speaks; the others train with it."""
     holding = rundir.lock(folder) if ranks.leads else nullcontext()
     with holding, rundir.disk_errors(folder), ranks.listening():
+        if ranks.leads:
+            rundir.sweep(folder)
         shown = progress(None, plan.name, quiet=quiet or not ranks.leads)
         record = Record(folder, plan, allow_change)
         plan = record.settled(plan, devices.kind)

@@ -83,6 +83,29 @@ def test_publishing_replaces_a_folder_whole(tmp_path):
     assert os.listdir(tmp_path) == ["old"] and os.listdir(tmp_path / "old") == ["new"]
 
 
+def test_what_a_killed_process_left_is_swept_and_a_folder_moved_aside_comes_back(tmp_path):
+    """A process that has ended; this one's number (a container gives the same again); process 1, which lives."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f".run.json.{dead.pid}.tmp", f".run.json.{os.getpid()}.tmp", ".run.json.1.tmp", ".hidden"):
+        (tmp_path / name).write_text("half")
+    for name in (f".result.{dead.pid}.old", ".step-0000002.draft", ".cache.gone", f".there.{dead.pid}.old", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "w").write_text(name)
+    rundir.sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".hidden", ".run.json.1.tmp", "result", "there"]
+    assert (tmp_path / "there" / "w").read_text() == "there"
+
+
+def test_a_folder_that_cannot_be_replaced_comes_back(tmp_path):
+    """A folder cannot be renamed into itself: the rename fails after the old one has been moved aside."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "w").write_text("old")
+    with pytest.raises(OSError, match="Invalid argument"):
+        rundir.publish(tmp_path / "a", tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b" / "w").read_text() == "old" and os.listdir(tmp_path / "a") == ["b"]
+
+
 HOLD = """
 import sys, time
 from bottega.core import rundir
