@@ -94,7 +94,7 @@ def with_reference(
             cache.parent.mkdir(parents=True, exist_ok=True)
             draft = cache.with_name(f".{cache.name}.draft")
             with disk_errors(cache):
-                save_file({"ref.logp": flat}, draft, metadata={"key": key, "sha256": _sha256(flat)})
+                save_file({"ref.logp": flat}, draft, metadata={"key": _marked(key, flat)})
                 put(draft, cache)
     assert flat is not None
     parts_of = np.split(flat, np.cumsum(lengths)[:-1])
@@ -110,16 +110,17 @@ def _cached(cache: Path | None, key: str, length: int) -> np.ndarray | None:
     try:
         with safe_open(cache, "np") as file:
             known = file.metadata() or {}
-        if known.get("key") != key:
+        if known.get("key", "").partition(" ")[0] != key:
             return None
         flat = load_file(cache)["ref.logp"]
     except SafetensorError:
         return None
-    return flat if len(flat) == length and known.get("sha256") == _sha256(flat) else None
+    return flat if len(flat) == length and known["key"] == _marked(key, flat) else None
 
 
-def _sha256(flat: np.ndarray) -> str:
-    return hashlib.sha256(flat.tobytes()).hexdigest()
+def _marked(key: str, flat: np.ndarray) -> str:
+    """One entry, for safetensors writes several in an order that changes from process to process."""
+    return f"{key} {hashlib.sha256(flat.tobytes()).hexdigest()}"
 
 
 def validation(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> Callable[[int], Mapping[str, float]]:

@@ -12,8 +12,9 @@ from bottega.core.errors import Unsafe
 from bottega.core.rundir import sha256
 from bottega.train import checkpoint
 from bottega.train.pins import pinned, write_pins
+from bottega.train.scoring import with_reference
 from tests.models.tiny import tiny_model
-from tests.train.clients import VOCABULARY, make_loop, weights
+from tests.train.clients import VOCABULARY, make_loop, rows, weights
 
 WEIGHTS, STATE = "model/model.safetensors", "state/optimizer.safetensors"
 
@@ -124,3 +125,19 @@ def test_the_good_one_stays_when_the_newest_did_not_reach_the_disk(llama, tmp_pa
     flip(checkpoint.path_of(tmp_path / "checkpoints", 6) / WEIGHTS)
     checkpoint.prune(tmp_path / "checkpoints", keep=1, spare=[], note=notes.append)
     assert checkpoint.steps_in(tmp_path / "checkpoints") == [4, 6] and "older checkpoints are kept" in notes[-1]
+
+
+@pytest.mark.parametrize("damage", [flip, lambda path: path.write_bytes(path.read_bytes()[:-7])])
+def test_a_damaged_cache_of_reference_scores_is_made_again(llama, tmp_path, damage):
+    loop, cache, said = make_loop(llama, tmp_path, objective="dpo", kind="branches"), tmp_path / "ref.safetensors", []
+
+    def scored():
+        found = with_reference(
+            loop.parts, rows("branches"), micro_tokens=60, cache=cache, key="rows", note=lambda line: said.append(line)
+        )
+        return [row.tokens["ref.logp"].tolist() for row in found]
+
+    wanted, whole = scored(), cache.read_bytes()
+    assert scored() == wanted and len(said) == 1, "kept"
+    damage(cache)
+    assert scored() == wanted and len(said) == 2 and cache.read_bytes() == whole, "made again, to the same bytes"
