@@ -33,6 +33,7 @@ def door(arguments: Sequence[str] | None = None) -> int:
         logging.ERROR
     )  # PEFT imports it where it is installed; it lacks a kernel
     try:
+        _check_names(sys.argv[1:] if arguments is None else arguments)
         code = cli.main(args=arguments, prog_name="bottega", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as done:
@@ -53,6 +54,17 @@ def door(arguments: Sequence[str] | None = None) -> int:
         return 141
     except Exception as error:  # noqa: BLE001  the outermost door: everything left is our bug
         return _bug(error)
+
+
+def _check_names(arguments: Sequence[str]) -> None:
+    """Names that Python could not decode are refused here, for the libraries in Rust that get them cannot."""
+    for name in (*arguments, os.getcwd()):
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            encoding = sys.getfilesystemencoding()
+            raise UserError(
+                f"{name.encode(errors='replace').decode()} is no name in the {encoding} that this locale gives to files; "
+                "set PYTHONUTF8=1, or a locale of UTF-8 such as LC_ALL=C.UTF-8, or choose another name"
+            )
 
 
 def _stopped(cause: BaseException | None) -> int:
