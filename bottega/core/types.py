@@ -43,7 +43,10 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """One message. `weight` None lets the mask policy decide; a number trains the turn with that weight (0: never)."""
+    """One message. `weight` None lets the mask policy decide; a number trains the turn with that weight (0: never).
+
+    `ends` False: where the turn trains, the token that ends it does not (InstructLab's unmasked questions).
+    """
 
     role: str
     content: str
@@ -52,6 +55,7 @@ class Turn:
     tool_call_id: str | None = None
     name: str | None = None
     weight: float | None = None
+    ends: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -285,7 +285,10 @@ def encode_many(
         if isinstance(lost, Refused):
             answers[place] = lost
             continue
-        trains = _trains(offsets, rendered.spans, plans[place], mask, thinking == "mask")
+        spans = [
+            span if conversation.turns[span.turn].ends else span._replace(end=span.closed) for span in rendered.spans
+        ]
+        trains = _trains(offsets, spans, plans[place], mask, thinking == "mask")
         words = sorted({conversation.turns[turn].role for turn in rendered.lost_words})
         if words:
             lost += (f"the template leaves out or changes the words of {' and '.join(words)} turns",)

@@ -88,8 +88,10 @@ def _answer(text: str, column: str) -> Turn:
 
 
 def _unmasked(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """InstructLab's `unmask`: every turn trains, except the system's."""
-    return tuple(turn if turn.role == "system" else replace(turn, weight=1.0) for turn in turns)
+    """InstructLab's `unmask`: every turn trains, except the system's; the end token only behind answers."""
+    return tuple(
+        turn if turn.role == "system" else replace(turn, weight=1.0, ends=turn.role == "assistant") for turn in turns
+    )
 
 
 def messages(record: Record, where: Where) -> Sample:

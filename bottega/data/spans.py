@@ -30,13 +30,14 @@ Message = dict[str, Any]
 class Span(NamedTuple):
     """A trained turn's place in the text: [start, end) is what the model has to write, its end token included.
 
-    answer: where the content after a thinking block begins (start, when there is none).
+    answer: where the content after a thinking block begins (start, when there is none). closed: where the content ends.
     """
 
     turn: int
     start: int
     answer: int
     end: int
+    closed: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -329,7 +330,7 @@ def _near(turn: int, message: Message, text: str, found: Found, at: int, shape: 
         elif not shape.gap.strip() and text.endswith(shape.gap, at, start):
             start -= len(shape.gap)
             answer = start if found.begins < 0 else answer
-    return Span(turn, start, max(answer, start), closed + len(end))
+    return Span(turn, start, max(answer, start), closed + len(end), closed)
 
 
 def _by_prefix(turn: int, chat: Chat, text: str, found: Found | None, at: int, template: Jinja) -> Span | Refused:
@@ -360,7 +361,7 @@ def _by_prefix(turn: int, chat: Chat, text: str, found: Found | None, at: int, t
             f"the template is not prefix-stable, so turn {turn + 1} cannot be found in its text; give it weight 0, "
             "or name another template"
         )
-    return Span(turn, start, max(start, found.opened) if found else start, end)
+    return Span(turn, start, max(start, found.opened) if found else start, end, found.closed if found else end)
 
 
 def _closed(chat: Chat, text: str, spans: list[Span], template: Jinja, shape: Shape) -> tuple[str, list[Span]]:
