@@ -6,6 +6,7 @@ Left out: launching (torchrun does it), sequence and pipeline parallelism.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,9 +60,11 @@ def join(store: dist.Store | None = None) -> World:
 
 
 def leave(world: World) -> None:
-    """Leave the process group."""
+    """Leave the process group; what still holds it and is let go of (DistributedDataParallel) is collected first, for gloo's
+    threads that outlive the interpreter end the process with an abort."""
     if world.size > 1 and dist.is_initialized():
         dist.barrier()
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -186,10 +186,11 @@ def main() -> None:
     except UserError as error:
         (Path(folder) / f"error-{loop.parts.world.rank}.txt").write_text(str(error))
     (Path(folder) / f"fit-{loop.parts.world.rank}.json").write_text(json.dumps(loop.state.fit.to_json()))
-    state = weights(loop)
-    if loop.parts.world.rank == 0:
+    state, world = weights(loop), loop.parts.world
+    if world.rank == 0:
         save_file(state, out)
-    parallel.leave(loop.parts.world)
+    del loop  # what it averaged gradients with keeps the group's threads, which must not outlive the interpreter
+    parallel.leave(world)
 
 
 if __name__ == "__main__":
