@@ -76,3 +76,8 @@ def data() -> None:
 @cli.group()
 def runs() -> None:
     """The run folders."""
+
+
+@cli.group()
+def taxonomy() -> None:
+    """Leaves that people write, from which a teacher makes data."""

@@ -1,6 +1,6 @@
 """The nouns of the workshop and the Protocols between its rooms: the page to read first.
 
-Left out: behaviour. A fact travels Document -> Conversation | Preference | Labelled -> Tokens -> Row
+Left out: behaviour. A fact travels Document -> Leaf -> Conversation | Preference | Labelled -> Tokens -> Row
 -> Layout -> Scores -> Terms -> checkpoint -> scorecard; each arrow is one type of this page.
 
 Shapes in tensor names: B rows of a batch, T positions of a row, D width, N heads, H head size, V vocabulary,
@@ -39,6 +39,36 @@ class Document:
     text: str
     where: Where = NOWHERE
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seed:
+    """What people wrote for a teacher to go on from: questions with their answers, about a context ("" where there is none)."""
+
+    pairs: tuple[tuple[str, str], ...]
+    context: str = ""
+    where: Where = NOWHERE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leaf:
+    """A leaf of a taxonomy: what it teaches, by whom, its seeds, and for knowledge the documents it rests on.
+
+    about: the task's description (skills) or the documents' outline (knowledge). repo, commit, patterns: where the
+    documents are. licences: SPDX names read from attribution.txt.
+    """
+
+    path: str
+    kind: Literal["knowledge", "grounded_skill", "freeform_skill"]
+    version: int
+    created_by: str
+    about: str
+    seeds: tuple[Seed, ...]
+    domain: str = ""
+    repo: str = ""
+    commit: str = ""
+    patterns: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
