@@ -113,10 +113,11 @@ class Preference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labelled:
-    """A text (or a prompt with an answer, for unpaired preferences) with its label."""
+    """A text (or a prompt with an answer, for unpaired preferences) with its label, or a text of `words` with a tag for each."""
 
     text: str
     label: str | float | bool | tuple[str, ...]
+    words: tuple[str, ...] = ()
     prompt: tuple[Turn, ...] = ()
     where: Where = NOWHERE
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -166,7 +167,7 @@ class Term(NamedTuple):
 
 Scores = dict[str, "Tensor"]
 """What the Scorer computed, by need: `nll` () weighted sum of -log p; `logp` (S,); `entropy` (S,); `value` (S,);
-`embedding` (Q, D); the same of another view with its name in front: `ref.logp` (S,)."""
+`embedding` (Q, D); `labels` (Q, C) and `tags` (S, C) of a head with C labels; the same of another view with its name in front: `ref.logp` (S,)."""
 
 Sums = dict[str, "Tensor"]
 """Metrics as sums over the micro-batch; the loop adds them up over micro-batches and ranks. A name `a/b` is divided by

@@ -30,6 +30,7 @@ FORMATS: dict[str, Format] = {
     "preference": shapes.preference,
     "unpaired": shapes.unpaired,
     "labelled": shapes.labelled,
+    "tagged": shapes.tagged,
     "scored": shapes.scored,
     "text_only": shapes.text,
     "text2text": shapes.prompt_completion,
@@ -70,6 +71,8 @@ def _looks_like(record: Record) -> str | None:
         return "alpaca"
     if any(asked in has and answered in has for asked, answered in PAIRS):
         return "prompt_completion"
+    if has & {"tokens", "words"} and has & {"tags", "ner_tags", "labels"}:
+        return "tagged"
     if has & {"text", "sentence"} and has & {"label", "labels", "score"}:
         return "labelled"
     return "text" if has & {"text", "content", "document"} else None

@@ -12,7 +12,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from bottega.core.errors import UserError
-from bottega.core.types import Document
+from bottega.core.types import Document, Labelled
 from bottega.data import overlap
 from bottega.data.chunk import chunk
 from bottega.data.near import same_texts
@@ -59,7 +59,11 @@ def _apart(sources: list[list[Any]], share: float, seed: int) -> Apart:
     good = [item for items in sources for item in items if not isinstance(item, Problem) and not _is_copy(item)]
     if len(good) < 2:
         raise UserError(f"validation: {share} needs at least 2 rows to split, and there is {len(good)}; give a file")
-    parts = split(good, seed=seed, shares={"train": 1 - share, "validation": share})
+    labelled = bool(good) and all(
+        isinstance(item, Labelled) and isinstance(item.label, str | bool | int) for item in good
+    )
+    by_label = (lambda item: str(item.label)) if labelled else None  # every label in both parts
+    parts = split(good, seed=seed, shares={"train": 1 - share, "validation": share}, stratify=by_label)
     out = {id(item) for item in parts["validation"]}
     kept = [[item for item in items if id(item) not in out] for items in sources]
     if not parts["validation"] or not all(any(not isinstance(i, Problem) for i in items) for items in kept):

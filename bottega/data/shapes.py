@@ -286,6 +286,27 @@ def labelled(record: Record, where: Where) -> Sample:
     return Labelled(text=said, label=value, where=where, meta=_meta(record, column, label_column))
 
 
+def tagged(record: Record, where: Where) -> Sample:
+    """Words and a tag for each (named entities, parts of speech)."""
+    column, tags = _first(record, ("tokens", "words")), _first(record, ("tags", "ner_tags", "labels"))
+    words, labels = _need(record, column), _need(record, tags)
+    if not isinstance(words, list) or not isinstance(labels, list) or len(words) != len(labels) or not words:
+        raise BadRow(tags, "expected a list of words and a list of as many tags")
+    bare = next((i for i, word in enumerate(words) if not isinstance(word, str) or not word.strip()), None)
+    if bare is not None:
+        raise BadRow(f"{column}[{bare}]", "a word without text")
+    if any(not isinstance(tag, str | int) or isinstance(tag, bool) for tag in labels):
+        raise BadRow(tags, "a tag is a name or a whole number")
+    spoken = tuple(word.strip() for word in words)
+    return Labelled(
+        text=" ".join(spoken),
+        label=tuple(map(str, labels)),
+        words=spoken,
+        where=where,
+        meta=_meta(record, column, tags),
+    )
+
+
 def float_only(record: Record, where: Where) -> Sample:
     """LMFlow's `float_only`: a number without a text (the output of a reward model)."""
     value = _number(_need(record, "value"))

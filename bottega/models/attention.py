@@ -139,6 +139,14 @@ def _mask(num_own: int, num_before: int, num_prefix: int, window: int | None, de
     return seen
 
 
+def _band(num_own: int, window: int | None, device: torch.device) -> Tensor | None:
+    """Of an encoder's layer with a window: keys nearer than `window` on both sides; None where it holds all."""
+    if window is None or num_own <= window:
+        return None
+    place = torch.arange(num_own, device=device)
+    return (place[:, None] - place[None]).abs() < window
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -185,8 +193,10 @@ def packed_attention(
         num_before = k.shape[2] - num_own
         if alibi is not None:
             mask: Tensor | None = layout.bias(num_own, num_before, sliding_window, alibi, q.dtype)
+        elif causal:
+            mask = layout.mask(num_own, num_before, sliding_window, query.device)
         else:
-            mask = layout.mask(num_own, num_before, sliding_window, query.device) if causal else None
+            mask = _band(num_own, sliding_window, query.device)
         out = _attend(q, k, v, mask, causal and mask is None, scaling, dropout, softcap, s_aux)
         outputs.append(out.transpose(1, 2))
     return torch.cat(outputs, 1), None
@@ -232,6 +242,8 @@ def _plain(module, query, key, value, mask, scaling, dropout, window, softcap, s
     if mask is None and window is not None and causal and num_q > window:
         mask = _mask(num_q, num_k - num_q, 0, window, query.device)
         causal = False
+    if mask is None and not getattr(module, "is_causal", True) and num_q == num_k:
+        mask = _band(num_q, window, query.device)
     if softcap is not None or sinks is not None:
         if mask is not None and mask.dtype == torch.bool and mask.dim() == 4:
             mask = mask[..., :num_k]

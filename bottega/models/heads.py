@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bottega.models import kinds
+
 TOLERANCE = 1e-5
 
 
@@ -73,7 +75,9 @@ def find_head(model: nn.Module, vocabulary: int) -> Head:
     """
     inner = causal_model(model)
     layer = inner.get_output_embeddings()
-    if layer is None:
+    if (
+        layer is None or kinds.kind_of(inner.config) != "decoder"
+    ):  # what an encoder does before its head, it does itself
         return Head(kind="own")
     config = getattr(inner.config, "get_text_config", lambda: inner.config)()
     softcap = getattr(config, "final_logit_softcapping", None)

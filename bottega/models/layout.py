@@ -7,6 +7,7 @@ Shapes: B rows, T positions, S supervised positions, Q sequences.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bottega.core.types import Row, Targets
+from bottega.core.types import EMPTY, Row, Targets
 from bottega.models.attention import Block, Geometry
+
+
+IN_PLACE = "label"
+"""The name in `Row.tokens` of labels that belong to the token at which they are predicted, instead of to the one after it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -24,7 +29,8 @@ class Layout:
 
     ids_BT, positions_BT: token ids and positions (they restart with every sequence). mask_BT: 1 for real tokens, None when
     there is no padding. geometry: the blocks of a packed row. at_S: index into the B*T hidden states of the state that predicts each
-    supervised token. first_Q, last_Q: index of each sequence's first own and last token.
+    supervised token (or its own, for rows that are labelled in place). first_Q, last_Q: index of each sequence's first own and last
+    token. source_BT, source_mask_BT: what an encoder-decoder reads; the rest then describes what it writes.
     """
 
     ids_BT: Tensor
@@ -34,6 +40,8 @@ class Layout:
     at_S: Tensor
     first_Q: Tensor
     last_Q: Tensor
+    source_BT: Tensor | None = None
+    source_mask_BT: Tensor | None = None
 
     @property
     def packed(self) -> bool:
@@ -56,25 +64,35 @@ class _Writer:
         self.last: list[int] = []
         self.row: list[int] = []
 
-    def supervise(self, ids, trains, start: int, before: int, sequence: int) -> None:
-        """Tokens `ids` lie at `start`...; the token before the first lies at `before` (-1: there is none)."""
+    def supervise(self, ids, trains, start: int, before: int, sequence: int, *, in_place: bool = False) -> None:
+        """Tokens `ids` lie at `start`...; the token before the first lies at `before` (-1: there is none).
+
+        in_place: what is predicted at a token is something of its own (a tag, the word that a mask hides).
+        """
         weights = np.asarray(trains, dtype=np.float32)
         where = np.flatnonzero(weights)
+        if in_place:
+            self._note(start + where, np.asarray(ids, dtype=np.int64)[where], weights[where], sequence)
+            return
         if before < 0 and len(where) and where[0] == 0:
             where = where[1:]
         predictors = start + where - 1
         if len(where) and where[0] == 0:
             predictors[0] = before
-        self.at.append(predictors.astype(np.int64))
-        self.labels.append(np.asarray(ids, dtype=np.int64)[where])
-        self.weights.append(weights[where])
-        self.sequence.append(np.full(len(where), sequence, dtype=np.int64))
+        self._note(predictors, np.asarray(ids, dtype=np.int64)[where], weights[where], sequence)
+
+    def _note(self, at: np.ndarray, labels: np.ndarray, weights: np.ndarray, sequence: int) -> None:
+        self.at.append(at.astype(np.int64))
+        self.labels.append(labels)
+        self.weights.append(weights)
+        self.sequence.append(np.full(len(at), sequence, dtype=np.int64))
 
     def targets(self, rows: Sequence[Row]) -> Targets:
         names = sorted({name for row in rows for name in row.extras})
         extras = {name: [v for row in rows for v in row.extras[name]] for name in names}
+        given = self._per_token(rows, IN_PLACE).long() if IN_PLACE in rows[0].tokens else None
         return Targets(
-            labels_S=_long(self.labels),
+            labels_S=_long(self.labels) if given is None else given,
             weights_S=torch.from_numpy(np.concatenate(self.weights or [np.zeros(0, np.float32)])),
             sequence_S=_long(self.sequence),
             row_Q=torch.tensor(self.row, dtype=torch.long),
@@ -93,7 +111,9 @@ def _long(parts: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts or [np.zeros(0, np.int64)]))
 
 
-def lay(rows: Sequence[Row], *, packed: bool, pad_id: int = 0, num_prefix: int = 0) -> tuple[Layout, Targets]:
+def lay(
+    rows: Sequence[Row], *, packed: bool, pad_id: int = 0, num_prefix: int = 0, sides: bool = False
+) -> tuple[Layout, Targets]:
     """Lay `rows` down, packed in one row of T tokens or padded to B x T, with the targets of the same micro-batch.
 
     A supervised token's predictor is the token before it in its own sequence: for the first token of a branch that is
@@ -102,11 +122,15 @@ def lay(rows: Sequence[Row], *, packed: bool, pad_id: int = 0, num_prefix: int =
     Args:
         rows: at least one row; their prefixes are computed once when packed and repeated when padded.
         num_prefix: how many key/value prefix positions precede every sequence; positions start after them.
+        sides: for an encoder-decoder: a row's prefix is what it reads, each branch what it writes, its start token included.
 
     Returns:
         The layout, and its targets with labels_S, weights_S, sequence_S and row_Q.
     """
     assert rows, "a micro-batch has at least one row"
+    if sides:
+        assert not packed and not num_prefix, "an encoder-decoder has one sequence a row"
+        return _lay_sides(rows, pad_id)
     if packed and num_prefix == 0 and _equal(rows):
         return _lay_padded(rows, pad_id, 0)
     return _lay_packed(rows, num_prefix) if packed else _lay_padded(rows, pad_id, num_prefix)
@@ -142,7 +166,9 @@ def _lay_packed(rows: Sequence[Row], num_prefix: int) -> tuple[Layout, Targets]:
                 blocks.append(Block(shared_start, here))
             else:
                 blocks.append(Block(start, here, shared_start, shared_end))
-            writer.supervise(branch.ids, branch.trains, start, shared_end - 1 if num_shared else -1, len(writer.last))
+            before = shared_end - 1 if num_shared else -1
+            place = IN_PLACE in row.tokens
+            writer.supervise(branch.ids, branch.trains, start, before, len(writer.last), in_place=place)
             writer.first.append(start)
             writer.last.append(here - 1)
             writer.row.append(number)
@@ -175,7 +201,8 @@ def _lay_padded(rows: Sequence[Row], pad_id: int, num_prefix: int) -> tuple[Layo
             writer.supervise(row.prefix.ids, row.prefix.trains, base, -1, line)
         last_row = number
         before = base + num_shared - 1 if num_shared else -1
-        writer.supervise(branch.ids, branch.trains, base + num_shared, before, line)
+        place = IN_PLACE in row.tokens
+        writer.supervise(branch.ids, branch.trains, base + num_shared, before, line, in_place=place)
         writer.first.append(base + num_shared)
         writer.last.append(base + num_shared + num_own - 1)
         writer.row.append(number)
@@ -190,3 +217,18 @@ def _lay_padded(rows: Sequence[Row], pad_id: int, num_prefix: int) -> tuple[Layo
         last_Q=torch.tensor(writer.last),
     )
     return layout, writer.targets(rows)
+
+
+def _lay_sides(rows: Sequence[Row], pad_id: int) -> tuple[Layout, Targets]:
+    """Both sides as grids: the branches as the decoder sees them, and beside each its row's prefix for the encoder."""
+    written = [dataclasses.replace(row, prefix=EMPTY) for row in rows]
+    layout, targets = _lay_padded(written, pad_id, 0)
+    read = [row.prefix.ids for row in rows for _ in row.branches]
+    width = max(len(ids) for ids in read)
+    source = np.full((len(read), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(read), width), dtype=np.int64)
+    for line, ids in enumerate(read):
+        source[line, : len(ids)] = np.asarray(ids, dtype=np.int64)
+        mask[line, : len(ids)] = 1
+    sides = {"source_BT": torch.from_numpy(source), "source_mask_BT": torch.from_numpy(mask)}
+    return dataclasses.replace(layout, **sides), targets

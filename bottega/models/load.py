@@ -1,8 +1,8 @@
-"""Any decoder of transformers from safetensors, with its tokenizer and what a numeric probe found out about it.
+"""Any decoder, encoder or encoder-decoder of transformers from safetensors, with its tokenizer and what a numeric probe found out.
 
-Left out: encoder-decoder models, placing on devices (train/assemble.py); 4 and 8 bits and layers left on disk are
-models/lean.py's, GGUF is models/exports/gguf_read.py's. Nothing here opens a pickle or runs a model's own code, unless
-trusted by revision; only a Hub id opens a connection.
+Left out: placing on devices (train/assemble.py); 4 and 8 bits and layers left on disk are models/lean.py's, GGUF is
+models/exports/gguf_read.py's. Nothing here opens a pickle or runs a model's own code, unless trusted by revision; only
+a Hub id opens a connection.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import torch
 
 from bottega.core.errors import UserError
 from bottega.core.types import Attached
-from bottega.models import decoder, locate, safety
+from bottega.models import decoder, kinds, locate, safety
 from bottega.models.layers import Model
 from bottega.models.lean import Lean, load_lean, quantise_resident
 from bottega.models.plain import quiet_bars
 from bottega.models.probe import Probe, probe
+from bottega.models.purpose import CLASSES, Purpose
+from bottega.models.purpose import read as read_purpose
 from bottega.models.quant import Kind, as_kind
 from bottega.models.tokenizer import extend_model
 
@@ -36,7 +38,7 @@ class Loaded:
     model: the transformers model (in evaluation mode; an adapter's layers are inside it). tokenizer: its own.
     identity: changes when a byte of weights or config does (a Hub commit, or a sha256). folder: what was named.
     adapter: the outermost adapter's folder, or None; attached: that adapter as a method (merge, inputs). packs: may
-    rows be packed. notes: lines for the run's report.
+    rows be packed. notes: lines for the run's report. purpose: what its head answers, where it has one for labels or vectors.
     """
 
     model: Model
@@ -47,6 +49,12 @@ class Loaded:
     packs: bool
     notes: tuple[str, ...]
     attached: Attached | None = None
+    purpose: Purpose | None = None
+
+    @property
+    def kind(self) -> kinds.Kind:
+        """Decoder, encoder or encoder-decoder."""
+        return kinds.kind_of(self.model.config)
 
 
 def load(
@@ -60,6 +68,7 @@ def load(
     stream: bool = False,
     cache: Path | None = None,
     trainable: bool = False,
+    purpose: Purpose | None = None,
 ) -> Loaded:
     """Load a model by Hub id, folder, adapter folder, run folder, GGUF file, or `garzone`.
 
@@ -74,6 +83,8 @@ def load(
         stream: decoder layers stay on disk and visit memory one at a time (models/stream.py). cache: folder in which
             quantised layer files are kept for the next time; None makes them anew in a temporary folder.
         trainable: the outermost adapter goes on learning (`attached.groups`); else it is only used.
+        purpose: what its head is to answer; a head that is not there, or is for other labels, is made anew. None: the head that was
+            saved, else the one of language.
 
     Raises:
         UserError: it is not there, not complete, or of a kind that does not load here.
@@ -88,7 +99,17 @@ def load(
     lean = None
     if weights != "full" or stream:
         lean = Lean(kind=as_kind(weights), stream=stream, cache=cache, key=hashlib.sha256(known.encode()).hexdigest())
-    module = load_weights(place.base, dtype=dtype, trust=trust, lean=lean)
+    saved = read_purpose(place.adapters[-1] if place.adapters else place.base)
+    if (
+        purpose is not None
+        and saved is not None
+        and purpose.kind == saved.kind
+        and set(purpose.labels) <= set(saved.labels)
+    ):
+        purpose = saved
+    module, fresh = _load(place.base, purpose or saved, bool(place.adapters), dtype=dtype, trust=trust, lean=lean)
+    if module.config.pad_token_id is None:
+        module.config.pad_token_id = tokenizer.pad_token_id  # a label head looks for the last token before it
     module.config._name_or_path = place.base_id  # what adapters on it will name as their base
     if place.adapters:
         extend_model(module, tokenizer)
@@ -103,8 +124,9 @@ def load(
         folder=place.folder,
         adapter=str(place.adapters[-1]) if place.adapters else None,
         packs=found.packs,
-        notes=(*place.notes, *found.notes()),
+        notes=(*place.notes, *([f"new, random at the start: {', '.join(fresh)}"] * bool(fresh)), *found.notes()),
         attached=attached,
+        purpose=purpose or saved,
     )
 
 
@@ -170,12 +192,23 @@ def _attach(module: Model, adapter: Path, trainable: bool) -> Attached:
 
 
 def load_weights(folder: str | Path, *, dtype: str = "float32", trust: bool = False, lean: Lean | None = None) -> Model:
-    """The causal language model of a local folder, its files checked first.
+    """The language model (causal, masked or encoder-decoder) of a local folder, its files checked first.
 
     Raises:
         UserError, Unsafe: see `load`.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    return _load(folder, None, False, dtype=dtype, trust=trust, lean=lean)[0]
+
+
+def _load(
+    folder: str | Path, purpose: Purpose | None, adapted: bool, *, dtype: str, trust: bool, lean: Lean | None
+) -> tuple[Model, tuple[str, ...]]:
+    """The model with the head that `purpose` asks for, and the names of its parts that are random.
+
+    Args:
+        adapted: an adapter brings the head.
+    """
+    from transformers import AutoConfig
 
     folder = Path(folder)
     decoder.register()
@@ -186,12 +219,16 @@ def load_weights(folder: str | Path, *, dtype: str = "float32", trust: bool = Fa
         safety.check_safetensors(file)
     with plainly(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
-        if getattr(config, "is_encoder_decoder", False):
-            raise UserError(f"{folder} holds an encoder-decoder ({config.model_type}); only decoders load here so far")
+        kind = kinds.kind_of(config)
+        maker = _maker(kind, purpose, folder)
+        if purpose is not None:
+            config.update(purpose.options())
+        if lean is not None and kind != "decoder":
+            raise UserError(f"{folder} holds an {kind}; 4 and 8 bits and layers left on disk are for decoders so far")
         if lean is not None and (found := load_lean(folder, config, DTYPES[dtype], lean, trust=trust)) is not None:
-            return found
+            return found, ()
         with quiet_bars():
-            both: Any = AutoModelForCausalLM.from_pretrained(
+            both: Any = maker.from_pretrained(
                 folder,
                 dtype=DTYPES[dtype],
                 config=config,
@@ -199,15 +236,55 @@ def load_weights(folder: str | Path, *, dtype: str = "float32", trust: bool = Fa
                 trust_remote_code=trust,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=purpose is not None,
             )
     module, info = both
-    missing = sorted(info["missing_keys"])
-    if missing:
+    fresh = _check_missing(module, info, folder, purpose)
+    return module if lean is None else quantise_resident(module, cast(Kind, lean.kind)), () if adapted else fresh
+
+
+def _maker(kind: kinds.Kind, purpose: Purpose | None, folder: Path) -> Any:
+    """The class of transformers that loads it.
+
+    Raises:
+        UserError: this kind of model has no such head here.
+    """
+    import transformers
+
+    if purpose is not None and purpose.kind in ("contrastive", "pretrain") and kind != "encoder":
+        purpose = None
+    if purpose is not None and kind == "encoder-decoder":
         raise UserError(
-            f"{folder} lacks {len(missing)} of the tensors of {type(module).__name__} ({missing[0]} ...), which would "
+            f"{folder} holds an encoder-decoder, which writes labels as text: train it with objective sft, or name an encoder for "
+            f"{purpose.kind}"
+        )
+    language = {
+        "decoder": "AutoModelForCausalLM",
+        "encoder": "AutoModelForMaskedLM",
+        "encoder-decoder": "AutoModelForSeq2SeqLM",
+    }
+    return getattr(transformers, CLASSES[purpose.kind] if purpose else language[kind])
+
+
+def _check_missing(module: Model, info: Any, folder: Path, purpose: Purpose | None) -> tuple[str, ...]:
+    """The parts that the folder does not hold: a new head may be among them, and nothing else.
+
+    Raises:
+        UserError: tensors of the trunk are not there.
+    """
+    missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    allowed = kinds.head_modules(module)
+    if purpose is not None and purpose.kind in ("pretrain", "contrastive"):
+        trunk = f"{module.base_model_prefix}."
+        allowed = [key for key in missing if purpose.kind == "pretrain" and not key.startswith(trunk)]
+        allowed += ["pooler"]  # no vector of ours and no masked token is read from it
+    lacking = [key for key in missing if not any(key == part or key.startswith(f"{part}.") for part in allowed)]
+    if lacking:
+        raise UserError(
+            f"{folder} lacks {len(lacking)} of the tensors of {type(module).__name__} ({lacking[0]} ...), which would "
             f"stay random; use a folder that has them"
         )
-    return module if lean is None else quantise_resident(module, cast(Kind, lean.kind))
+    return tuple(sorted({key.rpartition(".")[0] for key in missing if not key.startswith("pooler")}))
 
 
 @contextmanager

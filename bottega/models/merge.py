@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bottega.core.errors import CheckFailed, UserError
 from bottega.core.types import Attached
-from bottega.models import heads, layers, quant
+from bottega.models import heads, kinds, layers, quant
 from bottega.models.heads import undisturbed
 from bottega.models.plain import save_plain
 
@@ -99,7 +99,8 @@ def _logits(model: nn.Module, *, float32: bool = False) -> Tensor:
     if float32 and any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters()):
         model = copy.deepcopy(model).float()
     with undisturbed(model):
-        return model(input_ids=ids_BT.to(next(model.parameters()).device), use_cache=False).logits.double()
+        ids_BT = ids_BT.to(next(model.parameters()).device)
+        return kinds.outputs_of(model(**kinds.plain_call(heads.causal_model(model), ids_BT))).double()
 
 
 def _ids(model: nn.Module) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bottega.core.types import Row, Tokens
-from bottega.models import attention, heads, layers, layout
+from bottega.models import attention, heads, kinds, layers, layout
 from bottega.models.layers import Model
 
 TOLERANCE = 2e-5
@@ -47,6 +47,10 @@ def probe(model: Model) -> Probe:
     show (a longer sliding window, half precision) is tried on a twin of two layers.
     """
     vocabulary = layers.text_config(model).vocab_size
+    if why_apart := _why_apart(model):
+        return Probe(
+            packs=False, difference=float("inf"), why=why_apart, head=heads.find_head(model, vocabulary).describe()
+        )
     before = model.config._attn_implementation
     with heads.undisturbed(model):
         packs, difference, why = _try_packing(model, vocabulary)
@@ -58,19 +62,30 @@ def probe(model: Model) -> Probe:
     return Probe(packs=packs, difference=difference, why=why, head=head)
 
 
+def _why_apart(model: Model) -> str:
+    """Why sequences cannot share a row whatever the attention does; empty where they may."""
+    if kinds.is_labeller(model):
+        return "its head reads one vector a row, so every sequence has a row of its own"
+    if kinds.kind_of(model.config) == "encoder-decoder":
+        return "an encoder-decoder reads one sequence a row and writes beside it"
+    return ""
+
+
 def _try_packing(model: Model, vocabulary: int) -> tuple[bool, float, str]:
-    rows = _rows(vocabulary)
+    encoder = kinds.kind_of(model.config) == "encoder"
+    rows = _rows(vocabulary)[: len(_LENGTHS) if encoder else None]  # where all see all, a prefix would see its branches
     device = next(model.parameters()).device
     alone = torch.cat([_separate(model, ids, device) for ids in _whole(rows)])
     try:
         attention.install(model)
         laid, _ = layout.lay(rows, packed=True)
-        together = model(
-            input_ids=laid.ids_BT.to(device),
-            position_ids=laid.positions_BT.to(device),
-            use_cache=False,
-            layout=laid.geometry,
-        ).logits[0]
+        together = kinds.outputs_of(
+            model(
+                **kinds.plain_call(model, laid.ids_BT.to(device)),
+                position_ids=laid.positions_BT.to(device) + (kinds.first_position(model) if encoder else 0),
+                layout=laid.geometry,
+            )
+        )[0]
     except _CANNOT as error:
         reason = (str(error).splitlines() or [""])[0][:100]
         return (
@@ -111,7 +126,7 @@ def _reorder(together_TV: Tensor, rows: list[Row]) -> Tensor:
 
 
 def _separate(model: Model, ids: list[int], device: torch.device) -> Tensor:
-    return model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0]
+    return kinds.outputs_of(model(**kinds.plain_call(model, torch.tensor([ids], device=device))))[0]
 
 
 def _difference(wanted: Tensor, got: Tensor) -> float:

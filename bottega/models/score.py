@@ -17,11 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from bottega.core.types import Attached, Inputs, Scores, Targets
-from bottega.models import attention, heads
+from bottega.models import attention, heads, kinds
 from bottega.models.attention import Geometry
 from bottega.models.layout import Layout
 
 View = Literal["policy", "reference"]
+
+
+def _mean(flat: Tensor, layout: Layout) -> Tensor:
+    """(Q, D): each sequence's hidden states averaged, as encoders are read; a decoder's last one has seen all the others."""
+    lengths_Q = layout.last_Q - layout.first_Q + 1
+    sequence = torch.arange(layout.num_sequences, device=flat.device).repeat_interleave(lengths_Q)
+    before_Q = lengths_Q.cumsum(0) - lengths_Q
+    at = torch.arange(len(sequence), device=flat.device) + (layout.first_Q - before_Q)[sequence]
+    total = flat.new_zeros(layout.num_sequences, flat.shape[-1]).index_add(0, sequence, flat[at])
+    return total / lengths_Q[:, None]
 
 
 class Scorer(nn.Module):
@@ -60,6 +70,8 @@ class Scorer(nn.Module):
         self.saving = saving
         self.compiled = torch.compile(heads.trunk(attached.model)) if compiled else None
         config = heads.causal_model(attached.model).config
+        self.kind = kinds.kind_of(config)
+        self.first_position = kinds.first_position(heads.causal_model(attached.model)) if self.kind == "encoder" else 0
         self.value = nn.Linear(config.hidden_size, 1) if value else None
         if self.value is not None:
             nn.init.zeros_(self.value.weight)
@@ -69,7 +81,8 @@ class Scorer(nn.Module):
         """Compute `needs` of one micro-batch.
 
         Args:
-            needs: any of nll (), logp (S,), entropy (S,), value (S,), embedding (Q, D); S and Q as in `targets`.
+            needs: any of nll (), logp (S,), entropy (S,), value (S,), embedding (Q, D), labels (Q, C), tags (S, C); S and Q as in
+                `targets`, C labels.
             view: whose numbers: the policy's, or the reference's (no gradient).
 
         Returns:
@@ -77,6 +90,8 @@ class Scorer(nn.Module):
         """
         with self._as(view) as model, self._autocast(layout.ids_BT.device.type), self._saves():
             arguments = self._arguments(model, layout, self.inputs if view == "policy" else None)
+            if "labels" in needs or "tags" in needs:
+                return self._labels(needs, model, layout, arguments)
             if self.head.kind == "own" and {"nll", "logp", "entropy"} & set(needs):
                 return self._own(needs, model, layout, targets, arguments)
             hidden_SD, flat = self._hidden(model, layout, arguments)
@@ -113,6 +128,9 @@ class Scorer(nn.Module):
 
     def _arguments(self, model: nn.Module, layout: Layout, inputs: Inputs | None) -> dict[str, Any]:
         """What the model is called with: ids, positions, and how the row is packed or padded."""
+        if layout.source_BT is not None:
+            sides = {"input_ids": layout.source_BT, "attention_mask": layout.source_mask_BT}
+            return {**sides, "decoder_input_ids": layout.ids_BT, "use_cache": False}
         positions_BT, extra = layout.positions_BT, {}
         if layout.geometry is not None:
             config = heads.causal_model(model).config
@@ -125,13 +143,20 @@ class Scorer(nn.Module):
             else:
                 extra["layout"] = Geometry(blocks=layout.geometry.blocks)
                 positions_BT = positions_BT - layout.geometry.num_prefix
-        return {
-            "input_ids": layout.ids_BT,
-            "attention_mask": layout.mask_BT,
-            "position_ids": positions_BT,
-            "use_cache": False,
-            **extra,
-        }
+        call = {"input_ids": layout.ids_BT, "attention_mask": layout.mask_BT}
+        if self.kind == "encoder":  # alone in its row, a sequence starts where the family lets it start
+            return call | (extra and {"position_ids": positions_BT + self.first_position, **extra})
+        if kinds.is_labeller(heads.causal_model(model)):  # right padding moves no token: the family counts by itself
+            return call | {"use_cache": False}
+        return call | {"position_ids": positions_BT, "use_cache": False, **extra}
+
+    def _labels(self, needs: Sequence[str], model: nn.Module, layout: Layout, arguments: dict[str, Any]) -> Scores:
+        """Label scores by the model's own head: (Q, C), one row a sequence, or (S, C) at the tokens that have a tag."""
+        logits = heads.causal_model(model)(**arguments).logits.float()
+        if "labels" in needs:
+            assert logits.dim() == 2, "a head for labels reads one sequence a row"
+            return {"labels": logits}
+        return {"tags": logits.reshape(-1, logits.shape[-1])[layout.at_S]}
 
     def _hidden(self, model: nn.Module, layout: Layout, arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Hidden states at the supervised positions (S, D) and all of them (B*T, D)."""
@@ -148,7 +173,8 @@ class Scorer(nn.Module):
             assert self.value is not None, "no value head: build the Scorer with value=True"
             return self.value(hidden_SD)[:, 0].float()
         if need == "embedding":
-            return torch.nn.functional.normalize(flat[layout.last_Q].float(), dim=-1)
+            pooled_QD = _mean(flat, layout) if self.kind == "encoder" else flat[layout.last_Q]
+            return torch.nn.functional.normalize(pooled_QD.float(), dim=-1)
         layer = heads.causal_model(model).get_output_embeddings()
         if need == "nll":
             return heads.nll_total(hidden_SD, layer, self.head, targets.labels_S, targets.weights_S, self.head_chunk)
@@ -161,7 +187,7 @@ class Scorer(nn.Module):
         self, needs: Sequence[str], model: nn.Module, layout: Layout, targets: Targets, arguments: dict[str, Any]
     ) -> Scores:
         """Logits by the model itself, for a head that nothing simple equals: (S, V) at once, in one forward pass."""
-        if layout.ids_BT.shape[0] == 1:
+        if layout.ids_BT.shape[0] == 1 and self.kind == "decoder":
             arguments = {**arguments, "logits_to_keep": layout.at_S}
         out = heads.causal_model(model)(**arguments, output_hidden_states="value" in needs)
         whole = out.logits

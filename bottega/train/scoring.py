@@ -19,7 +19,7 @@ from bottega.core.refusals import disk_errors
 from bottega.core.rundir import put
 from bottega.core.types import Row
 from bottega.data.pack import micro_batches
-from bottega.models.layout import lay
+from bottega.models.layout import IN_PLACE, lay
 from bottega.train import parallel
 from bottega.train.metrics import averages
 
@@ -39,6 +39,8 @@ def _batches(parts: Parts, rows: Sequence[Row], micro_tokens: int) -> list[list[
 
 def num_supervised(row: Row) -> int:
     """How many tokens of `row` are targets: a sequence's very first token has no predecessor and is none."""
+    if IN_PLACE in row.tokens:
+        return sum(int(np.count_nonzero(branch.trains)) for branch in row.branches)
     count = sum(1 for weight in list(row.prefix.trains)[1:] if weight)
     for branch in row.branches:
         own = list(branch.trains)

@@ -91,7 +91,7 @@ def backward(
     least = min(rows, key=lambda row: row.num_tokens)
     laid = [lay_down(parts, batch or [least]) for batch in batches]
     counts = _count(parts, batches, laid)
-    if counts["tokens"] == 0:
+    if counts["tokens"] == 0 and "tokens" in parts.spec.units:
         raise UserError(f"step {step}: none of the {len(rows)} rows has a token to learn")
     sums: dict[str, float] = {}
     mine: dict[str, float] | None = None if heard is None else dict.fromkeys((str(row.index) for row in rows), 0.0)

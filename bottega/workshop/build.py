@@ -21,11 +21,13 @@ from bottega.evals.engine import end_of_turn
 from bottega.evals.hook import make_samples
 from bottega.models.load import Loaded, load
 from bottega.models.methods import method
+from bottega.models.purpose import LABELLED
 from bottega.train import objectives, parallel
 from bottega.train.assemble import assemble
 from bottega.train.loop import Loop, Parts
 from bottega.train.scoring import validation, with_reference
 from bottega.train.settings import LoopSettings, most_tokens
+from bottega.workshop.labels import Answers, options_of, purpose_of
 from bottega.workshop.launch import refuse_uneven
 from bottega.workshop.recipe import Stage
 from bottega.workshop.rows import StageRows, read_rows, rows_key
@@ -51,6 +53,7 @@ class Setup:
     again: Callable[[], Loaded]
     goes_on: bool = False
     note: Callable[[str], None] = print
+    answers: Answers | None = None
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -62,6 +65,7 @@ class Bench:
     settings: LoopSettings
     rows: StageRows
     save: Callable[[str], None]
+    measure: Callable[[], Mapping[str, float]] = dict
 
 
 def open_model(
@@ -86,6 +90,7 @@ def open_model(
         revision=trust or revision,
         trust=trust is not None,
         trainable=goes_on,
+        purpose=purpose_of(stage) if stage else None,
         stream=bool(stage and stage.loop.get("stream")),
         cache=cache,
         **options,
@@ -155,7 +160,7 @@ def assemble_stage(
     shown = progress(settings.steps)
     parts = assemble(
         attached,
-        objectives.spec(stage.objective.name, **stage.objective.options),
+        objectives.spec(stage.objective.name, **options_of(stage, rows.train, setup.loaded.purpose)),
         source,
         settings,
         vocabulary=_vocabulary(setup.loaded),
@@ -173,7 +178,8 @@ def assemble_stage(
         parts.source = _source(setup, rows)
     parts.validate = _validate(setup, parts, rows.held_out, micro_tokens)
     loop = Loop(parts, settings, setup.folder, shown)
-    return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save)
+    measure = _measure(setup, parts, rows.held_out, micro_tokens)
+    return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save, measure=measure)
 
 
 def _vocabulary(loaded: Loaded) -> int:
@@ -214,6 +220,7 @@ def _validate(
     """The evaluation of a stage: its loss on held-out rows, and sample replies written down to read along."""
     leads = parts.world.rank == 0
     losses = validation(parts, held_out, micro_tokens=micro_tokens) if held_out else None
+    measure = _measure(setup, parts, held_out, micro_tokens)
     samples = setup.stage.samples
     if losses is None and samples is None:
         return None
@@ -230,9 +237,19 @@ def _validate(
             with rundir.append_jsonl(path) as log:
                 for row in answer(step):
                     log.write(row)
-        return losses(step) if losses is not None else {}
+        return {**(losses(step) if losses is not None else {}), **measure()}
 
     return validate
+
+
+def _measure(
+    setup: Setup, parts: Parts, held_out: Sequence[Row], micro_tokens: int
+) -> Callable[[], Mapping[str, float]]:
+    """What held-out rows say of labels; the thresholds that are saved with the model are chosen meanwhile."""
+    answers = setup.answers
+    if answers is None or not held_out or not answers.purpose.kind in LABELLED:
+        return dict
+    return lambda: answers.judge(parts, held_out, micro_tokens=micro_tokens)
 
 
 def saver(setup: Setup, attached: Attached) -> Callable[[str], None]:
@@ -240,7 +257,7 @@ def saver(setup: Setup, attached: Attached) -> Callable[[str], None]:
 
     def save(folder: str) -> None:
         attached.save(folder)
-        beside(Path(folder), setup.loaded.tokenizer, setup.template)
+        beside(Path(folder), setup.loaded, setup.template, setup.answers)
         config = Path(folder) / "adapter_config.json"
         if config.is_file():
             known = {**rundir.read_json(config), "base_model_name_or_path": base_name(setup, Path(folder))}
@@ -268,8 +285,14 @@ def base_name(setup: Setup, folder: Path) -> str:
     return os.path.relpath(below, folder.resolve()) if below.is_relative_to(run_folder) else str(below)
 
 
-def beside(folder: Path, tokenizer: Any, template: Template) -> None:
-    """The tokenizer with the template that trained the model, and the tokens that end a reply under it."""
+def beside(folder: Path, loaded: Loaded, template: Template, answers: Answers | None) -> None:
+    """The tokenizer with the template that trained the model, and the tokens that end a reply under it; or what its head answers."""
+    tokenizer = loaded.tokenizer
+    if answers is not None:
+        answers.purpose.save(folder)
+    if answers is not None or loaded.kind == "encoder":
+        tokenizer.save_pretrained(str(folder))
+        return
     tokenizer.chat_template = template.source
     tokenizer.save_pretrained(str(folder))
     path = folder / "generation_config.json"

@@ -27,8 +27,9 @@ from bottega.workshop import cleaning, recipe_file, recipe_mixtures
 from bottega.workshop.recipe_parts import ADAPTERS, MERGING, STREAMING, Choice, Part, Recipe, Stage
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
-OBJECTIVES_HERE = ("pretrain", "sft", "dpo")
-"""Objectives that learn from files; the others need a source of their own (rollouts, pairs of texts)."""
+LABELS = ("classification", "multilabel", "regression", "tagging")
+OBJECTIVES_HERE = ("pretrain", "sft", "dpo", *LABELS, "contrastive")
+"""Objectives that learn from files; the others need a source of their own (rollouts)."""
 BOUNDS: dict[str, tuple[float, float | None]] = {
     "micro_tokens": (1, None),
     "memory_gb": (0, None),
@@ -178,6 +179,7 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
         fail("compile", "compile: true with parallel: fsdp is not built; use one of them")
     if stage.over_length == "split" and stage.objective.name == "dpo":
         fail("over_length", "pairs cannot be split into windows; write drop or truncate")
+    mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_labels(stage)]
     if stage.loop.get("stream"):
         mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_stream(stage, following)]
     if stage.then in ("continue", "stack") and stage.method.name not in ADAPTERS:
@@ -242,6 +244,30 @@ def _check_text(stage: Stage, marks: Marks, place: Keys) -> list[str]:
     if stage.blocks and stage.objective.name != "pretrain":
         fail("blocks", f"blocks: true is for pretrain, not {stage.objective.name}; leave it out")
     return mistakes
+
+
+def _check_labels(stage: Stage) -> list[tuple[str, str]]:
+    """What a stage for labels or vectors cannot do: (key, reason)."""
+    name, wrong = stage.objective.name, []
+    if stage.false_positives is not None and name not in ("classification", "multilabel"):
+        wrong.append(("false_positives", f"{name} has no threshold to choose; leave false_positives out"))
+    elif stage.false_positives is not None and stage.validation is None:
+        wrong.append(("false_positives", "the threshold is chosen on rows kept out: add `validation: 0.1` or a file"))
+    if name not in (*LABELS, "contrastive"):
+        return wrong
+    if stage.over_length == "split":
+        wrong.append(("over_length", f"a text with a label cannot be split into windows; write drop or truncate"))
+    if stage.method.name in ("prefix", "qlora", "lisa"):
+        wrong.append(
+            ("method", f"{name} trains a head of its own, which {stage.method.name} does not; use lora or full")
+        )
+    if stage.samples is not None:
+        wrong.append(("samples", f"{name} gives labels or vectors, not replies; leave samples out"))
+    if stage.parallel == "fsdp":
+        wrong.append(("parallel", f"{name} is measured with whole models; use parallel: ddp"))
+    if stage.shards:
+        wrong.append(("shards", "rows with labels are held in memory; leave shards out"))
+    return wrong
 
 
 def _check_stream(stage: Stage, following: Stage | None) -> list[tuple[str, str]]:

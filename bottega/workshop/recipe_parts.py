@@ -168,7 +168,7 @@ class Stage:
     """One training: an objective, a method, data, and the loop's settings."""
 
     name: str
-    objective: Choice = option(help="pretrain, sft, or dpo")
+    objective: Choice = option(help="pretrain, sft, dpo, classification, multilabel, regression, tagging, contrastive")
     data: tuple[Part, ...] = option(help="what to learn from")
     method: Choice = option(Choice(name="lora"), "how the model is tuned: full, lora, ...")
     then: Literal["merge", "continue", "stack"] | None = option(
@@ -201,6 +201,12 @@ class Stage:
     warmup: float = option(0.0, "steps of warm-up, or below 1 a share of the steps", low=0)
     eval_every: int | None = option(None, "steps between evaluations; default: ten in a run", low=1)
     save_every: int | None = option(None, "steps between checkpoints; default: five in a run", low=1)
+    false_positives: float | None = option(
+        None,
+        "labels: the threshold of most recall with at most this share of false positives; default: of the best F1",
+        low=0,
+        high=1,
+    )
     early_stop: EarlyStop | None = option(None, "end when it stops getting better")
     samples: Samples | None = option(None, "prompts answered at every evaluation")
     parallel: Literal["ddp", "fsdp"] = option(

@@ -39,6 +39,7 @@ def write_result(setup: Setup, bench: Bench) -> dict[str, float]:
     """
     here = bench.parts.world.rank == 0
     with bench.parts.optimizer.averaged():
+        bench.measure()  # the thresholds of these very weights
         if setup.stage.merges:
             attached = _to_merge(setup, bench, here=here)
             return _publish(setup, bench, attached) if here else {}
@@ -61,7 +62,7 @@ def _publish(setup: Setup, bench: Bench, attached: Attached) -> dict[str, float]
         if setup.stage.merges:
             merged, facts = merge.merge(attached, _sample_texts(bench.rows))
             merge.save_model(merged, setup.loaded.tokenizer, draft)
-            beside(draft, setup.loaded.tokenizer, setup.template)
+            beside(draft, setup.loaded, setup.template, setup.answers)
         else:
             bench.save(str(draft))
         rundir.write_manifest(draft)

@@ -13,7 +13,7 @@ from typing import Any
 
 from bottega.core.errors import UserError
 from bottega.core.types import Row
-from bottega.data import prepare
+from bottega.data import labels, prepare
 from bottega.data.blocks import Blocks, blocks
 from bottega.data.chat import Template
 from bottega.data.clean.account import Account
@@ -24,7 +24,9 @@ from bottega.data.mix import Chain
 from bottega.data.remote import is_remote
 from bottega.data.shards import ShardRows
 from bottega.data.sources import find
+from bottega.models import heads
 from bottega.models.generate import context_limit
+from bottega.models.kinds import first_position
 from bottega.models.load import Loaded
 from bottega.train.objectives import OBJECTIVES
 from bottega.workshop.cleaning import Sources, read_sources
@@ -32,6 +34,8 @@ from bottega.workshop.recipe import Stage
 from bottega.workshop.shard_rows import ShardCache
 
 DEFAULT_MAX_TOKENS = 2048
+LABELLED = ("labelled", "tagged", "pairs")
+"""Kinds of rows that data/labels.py makes."""
 OWN_KEYS = ("length", "loss")
 """What a curriculum can order by without a column."""
 SHARD_BYTES = 64_000_000
@@ -83,6 +87,8 @@ def row_limit(stage: Stage, loaded: Loaded) -> int:
         UserError: the stage asks for more than the model has.
     """
     limit = context_limit(loaded.model.config)
+    if limit is not None and loaded.kind == "encoder":
+        limit -= first_position(heads.causal_model(loaded.model))
     if stage.max_tokens is None:
         return min(DEFAULT_MAX_TOKENS, limit or DEFAULT_MAX_TOKENS)
     if limit is not None and stage.max_tokens > limit:
@@ -101,6 +107,8 @@ def read_rows(
         UserError: a row that cannot be used and may not be lost, none left, a file that is missing.
     """
     kind = OBJECTIVES[stage.objective.name].data
+    if kind in LABELLED:
+        return _labelled(stage, loaded, seed)
     assert kind == "text" or not stage.blocks, "the recipe's check lets blocks through for texts only"
     plan = prepare.Plan(
         kind=kind,
@@ -143,6 +151,32 @@ def read_rows(
         notes=notes,
         cleaned=tuple(sources.accounts) if sources else (),
         held=sources.held if sources else None,
+    )
+
+
+def _labelled(stage: Stage, loaded: Loaded, seed: int) -> StageRows:
+    """Rows with labels (or pairs of texts), in memory; a share is kept out label by label."""
+    assert loaded.purpose is not None or stage.objective.name == "contrastive"
+    how: dict[str, Any] = {
+        "kind": stage.objective.name,
+        "labels": loaded.purpose.labels if loaded.purpose else (),
+        "max_tokens": row_limit(stage, loaded),
+        "over_length": stage.over_length or "error",
+        "allow_loss": stage.allow_loss,
+    }
+    share = stage.validation.share if stage.validation else None
+    found, held_samples, sources, notes = _read(stage, "labelled", share, seed)
+    made = [labels.rows(samples, loaded.tokenizer, **how) for samples in found]
+    held_out = [labels.rows(samples, loaded.tokenizer, **how) for samples in held_samples]
+    train = _numbered([rows for rows, _ in made])
+    return StageRows(
+        train=train,
+        held_out=Chain(_numbered([rows for rows, _ in held_out])) if held_out else [],
+        intakes=tuple(sources.told(i, intake) for i, (_, intake) in enumerate(made)),
+        held_out_intakes=tuple(intake for _, intake in held_out),
+        notes=notes,
+        cleaned=tuple(sources.accounts),
+        held=sources.held,
     )
 
 

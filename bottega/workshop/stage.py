@@ -79,6 +79,7 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     from bottega.data.chat import Template
     from bottega.train.trackers import Tracked
     from bottega.workshop import build, result
+    from bottega.workshop.labels import answers_of
     from bottega.workshop.shard_cache import tokenizer_identity
 
     plan, stage, leads = this.recipe, this.recipe.stages[number], this.ranks.leads
@@ -101,6 +102,7 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
         again=opened,
         goes_on=goes_on,
         note=this.note,
+        answers=answers_of(loaded.purpose, stage),
     )
     shown: list[Watched] = []
 

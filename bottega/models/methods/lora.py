@@ -89,11 +89,12 @@ class Lora:
         """
         from peft import LoraConfig, get_peft_model
 
-        from bottega.models import layers, quant
+        from bottega.models import kinds, layers, quant
 
         refuse_adapted(model)
         quant.import_quietly()
-        chosen = match_targets(model, self.targets)
+        whole = kinds.head_modules(model)
+        chosen = match_targets(model, self.targets, without=whole)
         shapes = {name: layers.linear_shape(model.get_submodule(name)) for name in chosen}
         config = LoraConfig(
             r=self.rank,
@@ -105,12 +106,14 @@ class Lora:
             init_lora_weights=_PEFT_INIT[self.init],  # type: ignore[arg-type]
             fan_in_fan_out=not _all_linear(model, chosen),
             trainable_token_indices=_token_rows(model, self.new_tokens),
-            task_type="CAUSAL_LM",
+            modules_to_save=whole or None,
+            task_type=_task_type(model),  # type: ignore[arg-type]
         )
         expected = sum(self.rank * (inputs + outputs) + outputs * self.dora for inputs, outputs in shapes.values())
         expected += (
             len(set(self.new_tokens)) * layers.text_config(model).hidden_size * (1 if layers.is_tied(model) else 2)
         )
+        expected += sum(p.numel() for name in whole for p in model.get_submodule(name).parameters())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT 0.21 asks transformers for a name of yesterday
             adapted = get_peft_model(model, config).train(model.training)
@@ -137,15 +140,32 @@ def refuse_adapted(model: nn.Module) -> None:
         )
 
 
-def match_targets(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
-    """Full names of the linear layers that `targets` names.
+def _task_type(model: nn.Module) -> str | None:
+    """What PEFT calls the model, so that its own loader finds the class."""
+    from bottega.models import kinds
+
+    if kinds.is_labeller(model):
+        return "SEQ_CLS"
+    if kinds.is_tagger(model):
+        return "TOKEN_CLS"
+    if kinds.kind_of(model.config) == "encoder":
+        return "FEATURE_EXTRACTION" if model.get_output_embeddings() is None else None
+    return "CAUSAL_LM" if kinds.kind_of(model.config) == "decoder" else "SEQ_2_SEQ_LM"
+
+
+def match_targets(model: nn.Module, targets: str | Sequence[str], *, without: Sequence[str] = ()) -> list[str]:
+    """Full names of the linear layers that `targets` names; those of the modules `without` learn whole and are left out.
 
     Raises:
         UserError: one of them matches nothing; the names that exist are listed.
     """
     from bottega.models import layers
 
-    linears = layers.linear_layers(model)
+    linears = {
+        name: layer
+        for name, layer in layers.linear_layers(model).items()
+        if not any(name == part or name.startswith(f"{part}.") for part in without)
+    }
     if targets == ALL:
         return list(linears)
     chosen: dict[str, None] = {}

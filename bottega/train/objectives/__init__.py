@@ -34,6 +34,12 @@ OBJECTIVES: dict[str, Entry] = {
     "ppo": Entry(
         "bottega.train.objectives.policy:ppo", "prompt", "branches", ("logp", "value", "entropy"), ("tokens",)
     ),
+    "classification": Entry(
+        "bottega.train.objectives.labels:classification", "labelled", "pooled", ("labels",), ("rows",)
+    ),
+    "multilabel": Entry("bottega.train.objectives.labels:multilabel", "labelled", "pooled", ("labels",), ("rows",)),
+    "regression": Entry("bottega.train.objectives.labels:regression", "labelled", "pooled", ("labels",), ("rows",)),
+    "tagging": Entry("bottega.train.objectives.labels:tagging", "tagged", "single", ("tags",), ("tokens",)),
     "contrastive": Entry(
         "bottega.train.objectives.contrastive:info_nce", "pairs", "pooled", ("embedding",), ("rows",), coupled=True
     ),
