@@ -15,6 +15,8 @@ VERBS = {
     "export": "bottega.workshop.exporting:export",
     "chat": "bottega.workshop.use:chat",
     "generate": "bottega.workshop.use:generate",
+    "predict": "bottega.workshop.predict:predict",
+    "embed": "bottega.workshop.predict:embed",
     "data inspect": "bottega.workshop.data_verbs:inspect",
     "data check": "bottega.workshop.data_verbs:check",
     "data clean": "bottega.workshop.cleaning:clean",

@@ -1,6 +1,6 @@
-"""Commands that use and measure a model: eval, compare, chat, generate.
+"""Commands that use and measure a model: eval, compare, chat, generate, predict, embed.
 
-Left out: their functions (workshop/use.py).
+Left out: their functions (workshop/use.py, workshop/predict.py).
 """
 
 from __future__ import annotations
@@ -107,3 +107,42 @@ def chat_command(model: str, **options: Any) -> int:
 def generate_command(model: str, as_json: bool, **options: Any) -> int:
     """Answer every prompt of a file."""
     return call("generate", as_json=as_json, model=model, **options)
+
+
+cut_option = click.option(
+    "--max-tokens", type=click.IntRange(2), help="Cut longer texts; default: the model's positions."
+)
+
+
+@verb(
+    cli,
+    "predict",
+    "bottega predict runs/spam incoming.jsonl --out labelled.jsonl",
+    "bottega predict runs/fraud rows.jsonl --threshold 0.9 --json",
+)
+@click.argument("model")
+@click.argument("file")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), help="Say the positive label from here on; default: as stored."
+)
+@cut_option
+@click.option("--out", help="Write JSON lines here: label and probabilities a text.")
+@json_flag
+@quiet_flag
+@offline_flag
+def predict_command(model: str, file: str, as_json: bool, **options: Any) -> int:
+    """Labels, numbers or tags for every text of a file; the scores too, where its rows have labels."""
+    return call("predict", as_json=as_json, model=model, file=file, **options)
+
+
+@verb(cli, "embed", "bottega embed runs/search passages.jsonl --out vectors.npy")
+@click.argument("model")
+@click.argument("file")
+@cut_option
+@click.option("--out", help="Write the vectors here: .npy (float32), or JSON lines with text and vector.")
+@json_flag
+@quiet_flag
+@offline_flag
+def embed_command(model: str, file: str, as_json: bool, **options: Any) -> int:
+    """A unit vector for every text of a file."""
+    return call("embed", as_json=as_json, model=model, file=file, **options)

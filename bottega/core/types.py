@@ -167,7 +167,8 @@ class Term(NamedTuple):
 
 Scores = dict[str, "Tensor"]
 """What the Scorer computed, by need: `nll` () weighted sum of -log p; `logp` (S,); `entropy` (S,); `value` (S,);
-`embedding` (Q, D); `labels` (Q, C) and `tags` (S, C) of a head with C labels; the same of another view with its name in front: `ref.logp` (S,)."""
+`embedding` (Q, D); `labels` (Q, C) and `tags` (S, C) of a head with C labels; the same of another view with its name in
+front: `ref.logp` (S,)."""
 
 Sums = dict[str, "Tensor"]
 """Metrics as sums over the micro-batch; the loop adds them up over micro-batches and ranks. A name `a/b` is divided by

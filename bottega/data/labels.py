@@ -165,6 +165,44 @@ def rows(
     return made, ledger.close(taken=len(made), tokens=tokens, trained=trained)
 
 
+def bare(
+    texts: Sequence[str], tokenizer: Any, *, max_tokens: int, words: Sequence[Sequence[str]] | None = None
+) -> tuple[list[Row], int]:
+    """Rows of texts without labels, cut to `max_tokens`, and how many were cut; with `words` each word's first token is asked for.
+
+    Raises:
+        UserError: an empty text.
+    """
+    for number, text in enumerate(texts):
+        if not text.strip():
+            raise UserError(f"text {number} is empty; leave it out")
+    if words is None:
+        encoded = [(ids, [0.0] * len(ids), 0) for ids in encode(texts, tokenizer)]
+    else:
+        encoded = []
+        for own in words:
+            (ids,), (trains,), _, numbers = _tagged(own, ["?"] * len(own), tokenizer, {"?": 0})
+            encoded.append((ids, trains, len(numbers["label"])))
+    made, num_cut = [], 0
+    for number, (ids, trains, num_tags) in enumerate(encoded):
+        kept = cut(ids, max_tokens, tokenizer)
+        num_cut += len(kept) < len(ids)
+        trains = trains if len(kept) == len(ids) else [*trains[: len(kept) - 1], 0.0]
+        asked = {"label": [0.0] * int(sum(trains))} if num_tags else {}
+        made.append(Row(index=number, branches=(_compact(kept, trains),), tokens=asked))
+    return made, num_cut
+
+
+def words_of(sample: Labelled) -> tuple[str, ...]:
+    """The words that a sample gives, or its text at its spaces."""
+    return sample.words or tuple(sample.text.split())
+
+
+def _compact(ids: Sequence[int], trains: Sequence[float]) -> Tokens:
+    packed: Any = (np.asarray(ids, dtype=np.int32), np.asarray(trains, dtype=np.float32))
+    return Tokens(*packed)
+
+
 def _unknown(sample: Any, kind: str, number: dict[str, int]) -> Problem | None:
     if kind in ("regression", "contrastive"):
         return None
@@ -185,7 +223,7 @@ def _encode(samples: Sequence[Any], tokenizer: Any, kind: str, number: dict[str,
         flat = encode([side for sample in samples for side in _sides(sample)], tokenizer)
         return [([a, b], [[0.0] * len(a), [0.0] * len(b)], {}, {}) for a, b in zip(flat[::2], flat[1::2])]
     if kind == "tagging":
-        return [_tagged(sample, tokenizer, number) for sample in samples]
+        return [_tagged(s.words, names_of(s, "tagging"), tokenizer, number) for s in samples]
     made: list[Made] = []
     for sample, ids in zip(samples, encode([sample.text for sample in samples], tokenizer)):
         if kind == "regression":
@@ -204,16 +242,16 @@ def encode(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     return [list(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
 
 
-def _tagged(sample: Labelled, tokenizer: Any, number: dict[str, int]) -> Made:
+def _tagged(words: Sequence[str], named: Sequence[str], tokenizer: Any, number: dict[str, int]) -> Made:
     """The first token of each word carries its tag."""
     starts, at = [], 0
-    for word in sample.words:
+    for word in words:
         starts.append(at)
         at += len(word) + 1
-    encoded = tokenizer(" ".join(sample.words), return_offsets_mapping=True, verbose=False)
+    encoded = tokenizer(" ".join(words), return_offsets_mapping=True, verbose=False)
     offsets = encoded["offset_mapping"]
     trains, tags, place = [0.0] * len(offsets), [], 0
-    for start, word, tag in zip(starts, sample.words, names_of(sample, "tagging")):
+    for start, word, tag in zip(starts, words, named):
         while place < len(offsets) and offsets[place][1] <= start:
             place += 1
         if place < len(offsets) and offsets[place][0] < start + len(word):
@@ -247,11 +285,7 @@ def _fit(
     if tokens and not tokens["label"]:
         ledger.drop(sample.where, "no word with a tag within max_tokens")
         return None
-    packed: Any = tuple(
-        Tokens(np.asarray(ids, dtype=np.int32), np.asarray(own, dtype=np.float32))
-        for ids, own in zip(branches, weights)
-    )
-    return packed, extras, tokens
+    return tuple(_compact(ids, own) for ids, own in zip(branches, weights)), extras, tokens
 
 
 def cut(ids: list[int], max_tokens: int, tokenizer: Any) -> list[int]:

@@ -14,6 +14,16 @@ import numpy as np
 Floats = Sequence[float] | np.ndarray
 
 
+def softmax(logits_NC: np.ndarray) -> np.ndarray:
+    """Probabilities, (N, C).
+
+    >>> softmax(np.array([[0.0, np.log(3.0)]])).round(6).tolist()
+    [[0.25, 0.75]]
+    """
+    raised = np.exp(logits_NC - logits_NC.max(1, keepdims=True))
+    return raised / raised.sum(1, keepdims=True)
+
+
 def f1(said: Sequence[int] | np.ndarray, right: Sequence[int] | np.ndarray, label: int) -> float:
     """2 TP / (2 TP + FP + FN) of one label; 0 where it was neither said nor right.
 

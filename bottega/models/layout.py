@@ -18,7 +18,6 @@ from torch import Tensor
 from bottega.core.types import EMPTY, Row, Targets
 from bottega.models.attention import Block, Geometry
 
-
 IN_PLACE = "label"
 """The name in `Row.tokens` of labels that belong to the token at which they are predicted, instead of to the one after it."""
 
@@ -230,5 +229,5 @@ def _lay_sides(rows: Sequence[Row], pad_id: int) -> tuple[Layout, Targets]:
     for line, ids in enumerate(read):
         source[line, : len(ids)] = np.asarray(ids, dtype=np.int64)
         mask[line, : len(ids)] = 1
-    sides = {"source_BT": torch.from_numpy(source), "source_mask_BT": torch.from_numpy(mask)}
-    return dataclasses.replace(layout, **sides), targets
+    read_BT, mask_BT = torch.from_numpy(source), torch.from_numpy(mask)
+    return dataclasses.replace(layout, source_BT=read_BT, source_mask_BT=mask_BT), targets

@@ -23,8 +23,9 @@ from bottega.models.layers import Model
 from bottega.models.lean import Lean, load_lean, quantise_resident
 from bottega.models.plain import quiet_bars
 from bottega.models.probe import Probe, probe
-from bottega.models.purpose import CLASSES, Purpose
+from bottega.models.purpose import CLASSES, LABELLED, LANGUAGE, Purpose
 from bottega.models.purpose import read as read_purpose
+from bottega.models.purpose import wanted as wanted_purpose
 from bottega.models.quant import Kind, as_kind
 from bottega.models.tokenizer import extend_model
 
@@ -83,8 +84,7 @@ def load(
         stream: decoder layers stay on disk and visit memory one at a time (models/stream.py). cache: folder in which
             quantised layer files are kept for the next time; None makes them anew in a temporary folder.
         trainable: the outermost adapter goes on learning (`attached.groups`); else it is only used.
-        purpose: what its head is to answer; a head that is not there, or is for other labels, is made anew. None: the head that was
-            saved, else the one of language.
+        purpose: what its head is to answer; one that is not there, or is for other labels, is made anew. None: as saved.
 
     Raises:
         UserError: it is not there, not complete, or of a kind that does not load here.
@@ -95,19 +95,9 @@ def load(
     place = _place(str(model), dtype, trust, revision, offline)
     trust = trust and not place.adapters  # the revision pins what was named, not the base that an adapter's file names
     tokenizer = load_tokenizer(place.folder if has_tokenizer(place.folder) else place.base, trust=trust)
-    known = identity(place)
-    lean = None
-    if weights != "full" or stream:
-        lean = Lean(kind=as_kind(weights), stream=stream, cache=cache, key=hashlib.sha256(known.encode()).hexdigest())
-    saved = read_purpose(place.adapters[-1] if place.adapters else place.base)
-    if (
-        purpose is not None
-        and saved is not None
-        and purpose.kind == saved.kind
-        and set(purpose.labels) <= set(saved.labels)
-    ):
-        purpose = saved
-    module, fresh = _load(place.base, purpose or saved, bool(place.adapters), dtype=dtype, trust=trust, lean=lean)
+    lean = _lean(weights, stream, cache, known := identity(place))
+    purpose = wanted_purpose(read_purpose(place.adapters[-1] if place.adapters else place.base), purpose)
+    module, fresh = _load(place.base, purpose, bool(place.adapters), dtype=dtype, trust=trust, lean=lean)
     if module.config.pad_token_id is None:
         module.config.pad_token_id = tokenizer.pad_token_id  # a label head looks for the last token before it
     module.config._name_or_path = place.base_id  # what adapters on it will name as their base
@@ -126,8 +116,14 @@ def load(
         packs=found.packs,
         notes=(*place.notes, *([f"new, random at the start: {', '.join(fresh)}"] * bool(fresh)), *found.notes()),
         attached=attached,
-        purpose=purpose or saved,
+        purpose=None if purpose is not None and purpose.kind == LANGUAGE else purpose,
     )
+
+
+def _lean(weights: str, stream: bool, cache: Path | None, known: str) -> Lean | None:
+    if weights == "full" and not stream:
+        return None
+    return Lean(kind=as_kind(weights), stream=stream, cache=cache, key=hashlib.sha256(known.encode()).hexdigest())
 
 
 def _from_gguf(path: Path, dtype: str, *, ordinary: bool) -> Loaded:
@@ -236,7 +232,7 @@ def _load(
                 trust_remote_code=trust,
                 use_safetensors=True,
                 output_loading_info=True,
-                ignore_mismatched_sizes=purpose is not None,
+                ignore_mismatched_sizes=purpose is not None and purpose.kind in LABELLED,
             )
     module, info = both
     fresh = _check_missing(module, info, folder, purpose)
@@ -251,7 +247,7 @@ def _maker(kind: kinds.Kind, purpose: Purpose | None, folder: Path) -> Any:
     """
     import transformers
 
-    if purpose is not None and purpose.kind in ("contrastive", "pretrain") and kind != "encoder":
+    if purpose is not None and (purpose.kind == LANGUAGE or (purpose.kind == "contrastive" and kind != "encoder")):
         purpose = None
     if purpose is not None and kind == "encoder-decoder":
         raise UserError(
@@ -274,9 +270,9 @@ def _check_missing(module: Model, info: Any, folder: Path, purpose: Purpose | No
     """
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     allowed = kinds.head_modules(module)
-    if purpose is not None and purpose.kind in ("pretrain", "contrastive"):
+    if purpose is not None and purpose.kind in (LANGUAGE, "contrastive") and kinds.kind_of(module.config) == "encoder":
         trunk = f"{module.base_model_prefix}."
-        allowed = [key for key in missing if purpose.kind == "pretrain" and not key.startswith(trunk)]
+        allowed = [key for key in missing if purpose.kind == LANGUAGE and not key.startswith(trunk)]
         allowed += ["pooler"]  # no vector of ours and no masked token is read from it
     lacking = [key for key in missing if not any(key == part or key.startswith(f"{part}.") for part in allowed)]
     if lacking:

@@ -21,9 +21,10 @@ CLASSES: dict[str, str] = {
     "regression": "AutoModelForSequenceClassification",
     "tagging": "AutoModelForTokenClassification",
     "contrastive": "AutoModel",
-    "pretrain": "AutoModelForMaskedLM",
 }
-"""Purpose -> the class of transformers that has its head. `contrastive` and `pretrain` are encoders'; decoders stay language models."""
+"""Purpose -> the class of transformers that has its head. `contrastive` is for encoders; decoders stay language models."""
+LANGUAGE = "language"
+"""Asked for by objectives of language; what is loaded then has no purpose of its own."""
 PROBLEMS = {
     "classification": "single_label_classification",
     "multilabel": "multi_label_classification",
@@ -35,7 +36,7 @@ LABELLED = (*POOLED, "tagging")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Purpose:
-    """kind: a key of CLASSES. labels: their names in the order of the head's outputs. positive: of two labels, the one that
+    """kind: a key of CLASSES, or LANGUAGE. labels: their names in the order of the head's outputs. positive: of two labels, the one that
     is looked for. thresholds: label -> the probability from which it is said, chosen on validation rows; false_positives: the
     largest false-positive rate they were chosen for, None: for the best F1.
     """
@@ -47,7 +48,7 @@ class Purpose:
     false_positives: float | None = None
 
     def __post_init__(self) -> None:
-        assert self.kind in CLASSES, self.kind
+        assert self.kind in CLASSES or self.kind == LANGUAGE, self.kind
 
     def save(self, folder: str | Path) -> None:
         """Write it beside a model's weights."""
@@ -98,6 +99,13 @@ def read(folder: str | Path) -> Purpose | None:
     kind = kinds.get(config.get("problem_type") or "", "regression" if len(labels) == 1 else "classification")
     positive = labels[1] if kind == "classification" and len(labels) == 2 else None
     return Purpose(kind=kind, labels=() if kind == "regression" else labels, positive=positive)
+
+
+def wanted(saved: Purpose | None, asked: Purpose | None) -> Purpose | None:
+    """The purpose to load with: what was asked for, but a saved one that knows all its labels goes on as it is."""
+    if asked is None or saved is None:
+        return asked or saved
+    return saved if asked.kind == saved.kind and set(asked.labels) <= set(saved.labels) else asked
 
 
 def _checked(path: Path, raw: Any) -> Purpose:

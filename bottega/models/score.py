@@ -131,7 +131,7 @@ class Scorer(nn.Module):
         if layout.source_BT is not None:
             sides = {"input_ids": layout.source_BT, "attention_mask": layout.source_mask_BT}
             return {**sides, "decoder_input_ids": layout.ids_BT, "use_cache": False}
-        positions_BT, extra = layout.positions_BT, {}
+        positions_BT, extra = layout.positions_BT, dict[str, Any]()
         if layout.geometry is not None:
             config = heads.causal_model(model).config
             assert config._attn_implementation == attention.NAME, (

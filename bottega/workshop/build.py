@@ -247,7 +247,7 @@ def _measure(
 ) -> Callable[[], Mapping[str, float]]:
     """What held-out rows say of labels; the thresholds that are saved with the model are chosen meanwhile."""
     answers = setup.answers
-    if answers is None or not held_out or not answers.purpose.kind in LABELLED:
+    if answers is None or not held_out or answers.purpose.kind not in LABELLED:
         return dict
     return lambda: answers.judge(parts, held_out, micro_tokens=micro_tokens)
 
@@ -285,12 +285,13 @@ def base_name(setup: Setup, folder: Path) -> str:
     return os.path.relpath(below, folder.resolve()) if below.is_relative_to(run_folder) else str(below)
 
 
-def beside(folder: Path, loaded: Loaded, template: Template, answers: Answers | None) -> None:
-    """The tokenizer with the template that trained the model, and the tokens that end a reply under it; or what its head answers."""
-    tokenizer = loaded.tokenizer
-    if answers is not None:
-        answers.purpose.save(folder)
-    if answers is not None or loaded.kind == "encoder":
+def beside(folder: Path, loaded: Loaded, template: Template, answers: Answers | None = None) -> None:
+    """The tokenizer with the template that trained the model, and the tokens that end a reply under it; or what its head
+    answers (`answers`: with the thresholds just chosen, else as it was loaded)."""
+    tokenizer, purpose = loaded.tokenizer, answers.purpose if answers is not None else loaded.purpose
+    if purpose is not None:
+        purpose.save(folder)
+    if purpose is not None or loaded.kind == "encoder":
         tokenizer.save_pretrained(str(folder))
         return
     tokenizer.chat_template = template.source

@@ -114,7 +114,7 @@ def _whole(
         else:
             plain.config.save_pretrained(str(folder))
             plain.generation_config.save_pretrained(str(folder))
-        beside(folder, loaded.tokenizer, template)
+        beside(folder, loaded, template)
     if format == "gguf":
         plain.generation_config.eos_token_id = rundir.read_json(folder / "generation_config.json")["eos_token_id"]
         path = folder / f"{name}-{quant}.gguf"

@@ -16,7 +16,7 @@ from bottega.core.types import Row
 from bottega.data.clean.held import Keys
 from bottega.data.labels import Survey, balanced, survey
 from bottega.grade import labels as grades
-from bottega.models.purpose import CLASSES, LABELLED, POOLED, Purpose
+from bottega.models.purpose import CLASSES, LABELLED, LANGUAGE, Purpose
 from bottega.train.labels import read_parts
 from bottega.train.parts import Parts
 from bottega.workshop.cleaning import read_sources
@@ -26,15 +26,15 @@ DEFAULT_RATE = 0.05
 """The false-positive rate at which recall is shown where the recipe names none."""
 
 
-def purpose_of(stage: Stage, *, seed: int = 0) -> Purpose | None:
-    """What the stage's head is to answer; None where it is the one of language.
+def purpose_of(stage: Stage, *, seed: int = 0) -> Purpose:
+    """What the stage's head is to answer.
 
     Raises:
         UserError: the data has too few labels.
     """
     kind = stage.objective.name
     if kind not in CLASSES:
-        return None
+        return Purpose(kind=LANGUAGE)
     if kind not in LABELLED or kind == "regression":
         return Purpose(kind=kind)
     found = look(stage, seed=seed)
@@ -88,10 +88,10 @@ class Answers:
             return {"f1": float(np.mean([grades.f1(said, right, c) for c in seen]))}
         logits = np.concatenate(read_parts(parts, rows, "labels", micro_tokens=micro_tokens)).astype(np.float64)
         if kind == "regression":
-            return _fit_of(logits[:, 0], np.array([row.extras["label"][0] for row in rows]))
+            return fit_of(logits[:, 0], np.array([row.extras["label"][0] for row in rows]))
         if kind == "multilabel":
             return self._several(1 / (1 + np.exp(-logits)), rows, rate)
-        return self._one(softmax(logits), np.array([int(row.extras["label"][0]) for row in rows]), rate)
+        return self._one(grades.softmax(logits), np.array([int(row.extras["label"][0]) for row in rows]), rate)
 
     def _one(self, chance_NC: np.ndarray, label_N: np.ndarray, rate: float) -> dict[str, float]:
         purpose = self.purpose
@@ -112,13 +112,7 @@ class Answers:
         return grades.multilabel_metrics(chance_NC, wanted, cuts, false_positives=rate)
 
 
-def softmax(logits_NC: np.ndarray) -> np.ndarray:
-    """Probabilities, (N, C)."""
-    raised = np.exp(logits_NC - logits_NC.max(1, keepdims=True))
-    return raised / raised.sum(1, keepdims=True)
-
-
-def _fit_of(said_N: np.ndarray, wanted_N: np.ndarray) -> dict[str, float]:
+def fit_of(said_N: np.ndarray, wanted_N: np.ndarray) -> dict[str, float]:
     """R squared (1 - squared error over the variance; 0 says no more than the mean) and the root of the squared error."""
     error = float(((said_N - wanted_N) ** 2).mean())
     spread = float(((wanted_N - wanted_N.mean()) ** 2).mean())
@@ -127,8 +121,4 @@ def _fit_of(said_N: np.ndarray, wanted_N: np.ndarray) -> dict[str, float]:
 
 def answers_of(purpose: Purpose | None, stage: Stage) -> Answers | None:
     """What is saved with the stage's model, where its head answers with labels or vectors."""
-    return (
-        Answers(purpose, stage.false_positives)
-        if purpose and purpose.kind in (*POOLED, "tagging", "contrastive")
-        else None
-    )
+    return Answers(purpose, stage.false_positives) if purpose is not None else None

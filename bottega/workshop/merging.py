@@ -120,7 +120,7 @@ def _fold(name: str, place: Place, folder: Path, dtype: str) -> dict[str, Any]:
     if dtype != "float32":
         facts |= merging.cast(merged, KINDS[dtype])
     merging.save_model(merged, loaded.tokenizer, folder)
-    beside(folder, loaded.tokenizer, Template.of(loaded.tokenizer))
+    beside(folder, loaded, Template.of(loaded.tokenizer))
     return {"kind": "model", "method": "fold", **facts}
 
 

@@ -256,7 +256,7 @@ def _check_labels(stage: Stage) -> list[tuple[str, str]]:
     if name not in (*LABELS, "contrastive"):
         return wrong
     if stage.over_length == "split":
-        wrong.append(("over_length", f"a text with a label cannot be split into windows; write drop or truncate"))
+        wrong.append(("over_length", "a text with a label cannot be split into windows; write drop or truncate"))
     if stage.method.name in ("prefix", "qlora", "lisa"):
         wrong.append(
             ("method", f"{name} trains a head of its own, which {stage.method.name} does not; use lora or full")

@@ -86,14 +86,20 @@ def row_limit(stage: Stage, loaded: Loaded) -> int:
     Raises:
         UserError: the stage asks for more than the model has.
     """
-    limit = context_limit(loaded.model.config)
-    if limit is not None and loaded.kind == "encoder":
-        limit -= first_position(heads.causal_model(loaded.model))
+    limit = positions_of(loaded)
     if stage.max_tokens is None:
         return min(DEFAULT_MAX_TOKENS, limit or DEFAULT_MAX_TOKENS)
     if limit is not None and stage.max_tokens > limit:
         raise UserError(f"max_tokens is {stage.max_tokens}, but the model has {limit} positions; set it to {limit}")
     return stage.max_tokens
+
+
+def positions_of(loaded: Loaded) -> int | None:
+    """How many tokens a text may have, None where the model sets no limit."""
+    limit = context_limit(loaded.model.config)
+    if limit is not None and loaded.kind == "encoder":
+        limit -= first_position(heads.causal_model(loaded.model))
+    return limit
 
 
 def read_rows(

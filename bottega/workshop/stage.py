@@ -134,8 +134,13 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     finally:
         for one in shown:
             one.close()
+    return _facts(outcome, merged, bench.parts.attached.facts)
+
+
+def _facts(outcome: Any, merged: dict[str, float], known: dict[str, Any]) -> dict[str, Any]:
+    """What the stage's file says of it."""
     best = {"best": outcome.best, "best_step": outcome.best_step} if outcome.best is not None else {}
-    method = {key: value for key, value in bench.parts.attached.facts.items() if isinstance(value, int | float | str)}
+    method = {key: value for key, value in known.items() if isinstance(value, int | float | str)}
     return {"steps": outcome.step, "ended": outcome.reason, **best, **outcome.last, **merged, "method": method}
 
 

@@ -21,6 +21,7 @@ SENTENCES = (
     "def add(a, b):\n    return a + b\n",
     "Il legno è asciutto. Puu on kuivaa. Das Holz ist trocken.",
 )
+SENTINELS = tuple(f"<extra_id_{number}>" for number in range(20))
 SPECIALS = ("<|pad|>", "<|begin|>", "<|end|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
     "{{ bos_token if bos_token else '' }}{% for message in messages %}"
@@ -73,6 +74,33 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "falcon": {**_COMMON, "num_kv_heads": 2, "new_decoder_architecture": True},
 }
 """Family (transformers' model_type) -> the sizes that make it tiny. bloom, mpt, gptj and falcon cannot be packed."""
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert": dict(_COMMON),
+    "roberta": {**_COMMON, "max_position_embeddings": 130},
+    "modernbert": {
+        **_COMMON,
+        "local_attention": 8,
+        "global_attn_every_n_layers": 2,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+    },
+}
+BOTH_SIDES: dict[str, dict[str, Any]] = {
+    "t5": {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_ff": 48, "d_kv": 8, "decoder_start_token_id": 0},
+    "bart": {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "max_position_embeddings": 128,
+        "decoder_start_token_id": 2,
+        "forced_eos_token_id": None,
+    },
+}
+"""The same for encoders and for encoder-decoders."""
 
 
 def tiny_tokenizer(
@@ -82,10 +110,13 @@ def tiny_tokenizer(
     bos: bool = True,
     pad_is_eos: bool = False,
     chat_template: str | None = CHATML,
+    marks: tuple[str, ...] = (),
+    around: bool = False,
 ) -> Any:
     """Train and save a byte-level BPE tokenizer of at most `vocab` tokens (>= 261) in `folder`; returns it.
 
     `<|end|>` ends documents, `<|im_end|>` ends turns; with `bos`, `<|begin|>` starts every encoded text (once).
+    marks: more special tokens (`<|mask|>`, sentinels). around: `<|begin|>` and `<|end|>` stand around every text, as encoders have it.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -97,7 +128,7 @@ def tiny_tokenizer(
         SENTENCES,
         trainers.BpeTrainer(
             vocab_size=vocab,
-            special_tokens=[AddedToken(text, normalized=False, special=True) for text in SPECIALS],
+            special_tokens=[AddedToken(text, normalized=False, special=True) for text in (*SPECIALS, *marks)],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         ),
@@ -106,11 +137,17 @@ def tiny_tokenizer(
         core.post_processor = processors.TemplateProcessing(
             single="<|begin|> $A", pair="<|begin|> $A <|begin|> $B", special_tokens=[("<|begin|>", 1)]
         )
+    if around:
+        core.post_processor = processors.TemplateProcessing(
+            single=("<|begin|> " if bos else "") + "$A <|end|>", special_tokens=[("<|begin|>", 1), ("<|end|>", 2)]
+        )
     names = {
         "eos_token": "<|end|>",
         "pad_token": "<|end|>" if pad_is_eos else "<|pad|>",
-        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+        "additional_special_tokens": ["<|im_start|>", "<|im_end|>", *(m for m in marks if m != "<|mask|>")],
     } | ({"bos_token": "<|begin|>"} if bos else {})
+    if "<|mask|>" in marks:
+        names |= {"mask_token": "<|mask|>", "cls_token": "<|begin|>", "sep_token": "<|end|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False, **names)
     tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(str(folder))
@@ -133,10 +170,17 @@ def tiny_model(
     transformers' default (standard deviation 0.15 in matrices), so that a wrong mask or scale shows in the logits.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
+    from transformers import AutoConfig
 
     folder = Path(folder)
-    vocab_tokenizer = tiny_tokenizer(folder, vocab=vocab, **(tokenizer or {}))
+    own: dict[str, Any] = {}
+    if family in ENCODERS:
+        own = {"marks": ("<|mask|>",), "around": True, "chat_template": None}
+    elif family in BOTH_SIDES:
+        own = {"marks": SENTINELS, "around": True, "bos": family == "bart", "chat_template": None}
+    kind = "MaskedLM" if family in ENCODERS else "Seq2SeqLM" if family in BOTH_SIDES else "CausalLM"
+    vocab_tokenizer = tiny_tokenizer(folder, vocab=vocab, **(own | (tokenizer or {})))
     sizes = {
         "vocab_size": vocab,
         "pad_token_id": vocab_tokenizer.pad_token_id,
@@ -145,7 +189,10 @@ def tiny_model(
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes | FAMILIES[family] | config))
+        shape = {**FAMILIES, **ENCODERS, **BOTH_SIDES}[family]
+        model = getattr(transformers, f"AutoModelFor{kind}").from_config(
+            AutoConfig.for_model(family, **sizes | shape | config)
+        )
         for parameter in model.parameters():
             if parameter.dim() >= 2:
                 torch.nn.init.normal_(parameter, std=0.15)

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from bottega.core.errors import UserError
 from bottega.core.types import Attached
@@ -149,7 +149,7 @@ def _task_type(model: nn.Module) -> str | None:
     if kinds.is_tagger(model):
         return "TOKEN_CLS"
     if kinds.kind_of(model.config) == "encoder":
-        return "FEATURE_EXTRACTION" if model.get_output_embeddings() is None else None
+        return "FEATURE_EXTRACTION" if cast(Any, model).get_output_embeddings() is None else None
     return "CAUSAL_LM" if kinds.kind_of(model.config) == "decoder" else "SEQ_2_SEQ_LM"
 
 
