@@ -37,8 +37,8 @@ LABELLED = (*POOLED, "tagging")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Purpose:
     """kind: a key of CLASSES, or LANGUAGE. labels: their names in the order of the head's outputs. positive: of two labels,
-    the one that is looked for. thresholds: label -> the probability from which it is said, chosen on validation rows; false_positives: the
-    largest false-positive rate they were chosen for, None: for the best F1.
+    the one that is looked for. thresholds: label -> the probability from which it is said, chosen on validation rows;
+    false_positives: the largest false-positive rate they were chosen for, None: for the best F1.
     """
 
     kind: str
