@@ -6,7 +6,6 @@ Left out: which stages run and what is recorded (stages.py). Below this file nob
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from bottega.workshop.labels import Answers, options_of, purpose_of
 from bottega.workshop.launch import refuse_uneven
 from bottega.workshop.recipe import Stage
 from bottega.workshop.rows import StageRows, read_rows, rows_key
-from bottega.workshop.sources import StageSource, source_of
+from bottega.workshop.sources import StageSource, source_of, steps_of
 
 SAVES, EVALUATIONS = 5, 10
 """Checkpoints and evaluations of a run that does not say how many."""
@@ -119,7 +118,7 @@ def attach(setup: Setup) -> Attached:
 
 def settings_of(stage: Stage, steps_per_epoch: int) -> LoopSettings:
     """The loop's settings, in steps."""
-    steps = stage.steps or max(1, math.ceil((stage.epochs or 1.0) * steps_per_epoch - 1e-9))
+    steps = steps_of(stage, steps_per_epoch)
     stop = stage.early_stop
     assert stage.lr is not None
     return LoopSettings(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def look(stage: Stage, config: Any, tokenizer: Any, *, seed: int, packed: bool) 
     held = (share or 0.0) * sum(row.num_tokens for rows in made for row in rows) * grows
     kept = 1.0 - (share or 0.0)
     flat = [row for rows in made for row in rows]
-    source = source_of(stage, made, seed=seed)
+    source = source_of(replace(stage, context=()), made, seed=seed)  # the longest rows take the most memory
     per_epoch = max(1, math.ceil(source.steps_per_epoch * grows * kept - 1e-9))
     count = max(1, round(len(flat) * grows * kept))
     steps = stage.steps or max(1, math.ceil((stage.epochs or 1.0) * per_epoch - 1e-9))

@@ -27,6 +27,7 @@ def check(stage: Stage, marks: Marks, place: Keys) -> list[str]:
     elif given and not any(given):
         fail("data", "the weights of all sources are 0, so there is nothing to draw; give one of them more than 0")
     mistakes += _check_schedule(stage, marks, place)
+    mistakes += _check_context(stage, marks, place)
     wanted = stage.curriculum
     if wanted is None:
         return mistakes
@@ -64,4 +65,27 @@ def _check_schedule(stage: Stage, marks: Marks, place: Keys) -> list[str]:
             mistakes.append(f"{at}: {len(phase.weights)} weights for {len(stage.data)} sources; give each source one")
         if before is not None and phase.tokens <= before.tokens:
             mistakes.append(f"{at}: tokens go from {before.tokens:,} to {phase.tokens:,}; let every phase begin later")
+    return mistakes
+
+
+def _check_context(stage: Stage, marks: Marks, place: Keys) -> list[str]:
+    """A context that grows: of blocks, ever longer, and of lengths that divide them."""
+    at = f"{marks.at((*place, 'context'))}"
+    if not stage.context:
+        return []
+    if not stage.blocks or stage.max_tokens is None:
+        return [f"{at}: a context that grows cuts blocks; set blocks: true and max_tokens"]
+    if stage.curriculum:
+        return [f"{at}: a context that grows and a curriculum both change the rows of a step; leave one of them out"]
+    mistakes = [
+        f"{at}: rows of {part.tokens} tokens do not divide blocks of max_tokens {stage.max_tokens}; choose a divisor"
+        for part in stage.context
+        if stage.max_tokens % part.tokens
+    ]
+    for before, part in zip(stage.context, stage.context[1:]):
+        if part.until <= before.until or part.tokens <= before.tokens:
+            mistakes.append(
+                f"{at}: {before.tokens} tokens until {before.until} and then {part.tokens} until {part.until}; "
+                "let each length be longer and end later than the one before"
+            )
     return mistakes

@@ -116,6 +116,14 @@ class Curriculum:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """A shorter context for the first steps of pretraining: blocks are cut into rows of `tokens`."""
+
+    tokens: int = option(help="tokens a row; max_tokens must be a multiple", low=8)
+    until: float = option(help="share of the steps that have gone by when the next length begins", above=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
     """Rows kept out of training: a share split off (no near duplicate across), or files of their own."""
 
@@ -176,6 +184,9 @@ class Stage:
     )
     mixture: MixtureShares | None = option(None, "how sources are mixed: a temperature, or a schedule of weights")
     curriculum: Curriculum | None = option(None, "the order of difficulty: length, loss or a column")
+    context: tuple[Context, ...] = option(
+        (), "with blocks: shorter rows for the first steps, as [{tokens: 64, until: 0.3}]; the tokens of a step stay"
+    )
     validation: Validation | None = option(None, "rows kept out of training: a share or files")
     clean: tuple[Choice, ...] | None = option(
         None, "cleaning steps for the training rows of all sources together, before a share is kept out"

@@ -15,6 +15,7 @@ from bottega.core.types import Row
 from bottega.data.mix import Chain, shares
 from bottega.data.order import Banded, Order
 from bottega.data.shards import ShardRows
+from bottega.train.context import Growing, Length
 from bottega.train.curriculum import ByLoss
 from bottega.train.mixture import Mixture, Phase
 from bottega.train.source import Dataset
@@ -22,7 +23,7 @@ from bottega.workshop.recipe_parts import Curriculum, Part, Stage
 
 DIFFICULTY = "difficulty"
 """The extra of a row that holds the column a curriculum orders by."""
-StageSource = Dataset | Mixture | ByLoss
+StageSource = Dataset | Mixture | ByLoss | Growing
 
 
 def source_of(stage: Stage, rows: Sequence[Sequence[Row]], *, seed: int) -> StageSource:
@@ -31,11 +32,18 @@ def source_of(stage: Stage, rows: Sequence[Sequence[Row]], *, seed: int) -> Stag
     Raises:
         UserError: the mixture ends before the stage does, or there are too many rows for a curriculum by loss.
     """
-    if is_mixture(stage):
-        return _mixture(stage, rows, seed)
-    if stage.curriculum is None:
-        return Dataset(Chain(rows), batch=stage.batch, seed=seed)
-    return _curriculum(stage.curriculum, rows, stage.batch, seed)
+    if stage.curriculum:
+        return _curriculum(stage.curriculum, rows, stage.batch, seed)
+    inner = _mixture(stage, rows, seed) if is_mixture(stage) else Dataset(Chain(rows), batch=stage.batch, seed=seed)
+    if not stage.context:
+        return inner
+    steps = steps_of(stage, inner.steps_per_epoch)
+    return Growing(inner, [Length(part.tokens, round(part.until * steps)) for part in stage.context])
+
+
+def steps_of(stage: Stage, steps_per_epoch: int) -> int:
+    """The optimizer steps of a stage."""
+    return stage.steps or max(1, math.ceil((stage.epochs or 1.0) * steps_per_epoch - 1e-9))
 
 
 def is_mixture(stage: Stage) -> bool:
@@ -57,7 +65,7 @@ def _mixture(stage: Stage, rows: Sequence[Sequence[Row]], seed: int) -> Mixture:
     phases += [Phase(phase.tokens, tuple(shares(sizes, weights=phase.weights))) for phase in schedule]
     caps = [_cap(part, size) for part, size in zip(stage.data, sizes, strict=True)]
     source = Mixture(rows, phases, batch=stage.batch, seed=seed, caps=caps)
-    wanted = (stage.steps or math.ceil((stage.epochs or 1.0) * source.steps_per_epoch - 1e-9)) * stage.batch
+    wanted = steps_of(stage, source.steps_per_epoch) * stage.batch
     if source.limit is not None and wanted - stage.batch >= source.limit:
         raise UserError(
             f"the stage {stage.name} takes {wanted:,} rows, and its sources have {source.limit:,} with the `epochs` that each may "
