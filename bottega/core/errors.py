@@ -64,3 +64,11 @@ class Followed(UserError):
     def __init__(self, exit_code: int) -> None:
         super().__init__("")
         self.exit_code = exit_code
+
+
+class Unanswered(UserError):
+    """One question got no usable answer; others may. `reason` is a word or two for counts; `fatal`: none will get one."""
+
+    def __init__(self, reason: str, detail: str, *, fatal: bool = False) -> None:
+        super().__init__(detail)
+        self.reason, self.fatal = reason, fatal
