@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from bottega.core.errors import Mismatch
 from bottega.evals.runner import RATIOS, ItemScore, Score, Scorecard
 from bottega.grade.intervals import Difference, holm, paired
 
 MAX_CHANGED = 20
+Word = TypeVar("Word", bound=str)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,9 +31,21 @@ class Changed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """The items of one value of a task's `group` column. p_corrected: Holm over the groups of the task."""
+
+    name: str
+    before: float
+    after: float
+    difference: Difference
+    p_corrected: float
+    verdict: Literal["improved", "regressed", "unchanged"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """One task in two scorecards. difference: after - before in the direction of better. p_corrected: Holm over all
-    tasks."""
+    tasks. groups: where the task names a column to tell its items apart by."""
 
     task: str
     metric: str
@@ -43,6 +56,7 @@ class Comparison:
     verdict: Literal["better", "worse", "no difference"]
     improved: tuple[Changed, ...]
     regressed: tuple[Changed, ...]
+    groups: tuple[Group, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +72,10 @@ class Report:
         """A plain object; unbounded limits are None."""
         data = asdict(self)
         for task in data["tasks"]:
-            for side in ("low", "high"):
-                if abs(task["difference"][side]) == float("inf"):
-                    task["difference"][side] = None
+            for one in (task, *task["groups"]):
+                for side in ("low", "high"):
+                    if abs(one["difference"][side]) == float("inf"):
+                        one["difference"][side] = None
         return data
 
     def summary(self) -> str:
@@ -89,7 +104,7 @@ def compare(before: Scorecard, after: Scorecard, *, seed: int = 0) -> Report:
     shared = [name for name in left if name in right]
     pairs = [_paired(left[name], right[name], seed=seed) for name in shared]
     corrected = holm([difference.p_value for difference in pairs])
-    tasks = [_comparison(left[n], right[n], d, p) for n, d, p in zip(shared, pairs, corrected)]
+    tasks = [_comparison(left[n], right[n], d, p, seed) for n, d, p in zip(shared, pairs, corrected)]
     return Report(
         before=before.model, after=after.model, tasks=tuple(tasks), missing=tuple(sorted(left.keys() ^ right.keys()))
     )
@@ -119,13 +134,39 @@ def _paired(before: Score, after: Score, *, seed: int) -> Difference:
     return paired(one, other, seed=seed)
 
 
-def _comparison(before: Score, after: Score, difference: Difference, p_corrected: float) -> Comparison:
+def _groups(before: Score, after: Score, *, seed: int) -> tuple[Group, ...]:
+    """Each group's own paired difference, in the order of their names; none where no column tells items apart."""
+    names = sorted({item.group for item in before.items} - {""})
+    sides = []
+    for name in names:
+        pairs = [(old.value, new.value) for old, new in zip(before.items, after.items) if old.group == name]
+        sides.append(([old for old, _ in pairs], [new for _, new in pairs]))
+    found = [paired(one, other, seed=seed) for one, other in sides]
+    corrected = holm([difference.p_value for difference in found])
+    return tuple(
+        Group(
+            name=name,
+            before=sum(one) / len(one),
+            after=sum(other) / len(other),
+            difference=difference,
+            p_corrected=p_value,
+            verdict=_moved(difference, p_value, ("improved", "regressed", "unchanged")),
+        )
+        for name, (one, other), difference, p_value in zip(names, sides, found, corrected)
+    )
+
+
+def _moved(difference: Difference, p_corrected: float, words: tuple[Word, Word, Word]) -> Word:
+    """The word for up, down, or neither: an interval without 0 and a corrected p-value below 0.05."""
+    if p_corrected < 0.05 and difference.low > 0:
+        return words[0]
+    return words[1] if p_corrected < 0.05 and difference.high < 0 else words[2]
+
+
+def _comparison(before: Score, after: Score, difference: Difference, p_corrected: float, seed: int) -> Comparison:
     moved = [(old, new) for old, new in zip(before.items, after.items) if old.value != new.value]
     up = sorted((pair for pair in moved if pair[1].value > pair[0].value), key=lambda p: p[0].value - p[1].value)
     down = sorted((pair for pair in moved if pair[1].value < pair[0].value), key=lambda p: p[1].value - p[0].value)
-    verdict: Literal["better", "worse", "no difference"] = "no difference"
-    if p_corrected < 0.05 and (difference.low > 0 or difference.high < 0):
-        verdict = "better" if difference.low > 0 else "worse"
     return Comparison(
         task=before.task,
         metric=before.metric,
@@ -133,9 +174,10 @@ def _comparison(before: Score, after: Score, difference: Difference, p_corrected
         after=after.value,
         difference=difference,
         p_corrected=p_corrected,
-        verdict=verdict,
+        verdict=_moved(difference, p_corrected, ("better", "worse", "no difference")),
         improved=_changed(up),
         regressed=_changed(down),
+        groups=_groups(before, after, seed=seed),
     )
 
 

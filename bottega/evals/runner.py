@@ -19,7 +19,7 @@ from bottega.core.types import Attached
 from bottega.data.chat import Template
 from bottega.evals.engine import Engine
 from bottega.evals.kinds import KINDS, Outcome, metric_of
-from bottega.evals.tasks import Item, Task, items, load_task
+from bottega.evals.tasks import Item, Task, column, items, load_task
 from bottega.grade import intervals
 
 SCHEMA = 1
@@ -39,6 +39,7 @@ class ItemScore:
     truth: str = ""
     reply: str = ""
     stopped: bool | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +168,7 @@ def _score(task: Task, questions: Sequence[Item], outcomes: Sequence[Outcome], *
         higher_is_better=metric not in RATIOS,
         random=task.random,
         stops=sum(ended) / len(ended) if ended else None,
-        items=tuple(_kept(*one) for one in zip(questions, outcomes, values)),
+        items=tuple(_kept(task, *one) for one in zip(questions, outcomes, values)),
     )
 
 
@@ -175,9 +176,12 @@ def _bound(value: float, change: Callable[[float], float]) -> float | None:
     return change(value) if math.isfinite(value) else None
 
 
-def _kept(item: Item, outcome: Outcome, value: float) -> ItemScore:
+def _kept(task: Task, item: Item, outcome: Outcome, value: float) -> ItemScore:
     texts = {name: _clip(getattr(outcome, name)) for name in ("prompt", "truth", "reply")}
-    return ItemScore(key=item.key, value=float(value), weight=outcome.weight, stopped=outcome.stopped, **texts)
+    group = str(column(task.group, item.record)) if task.group else ""
+    return ItemScore(
+        key=item.key, value=float(value), weight=outcome.weight, stopped=outcome.stopped, group=group, **texts
+    )
 
 
 def _clip(text: str) -> str:

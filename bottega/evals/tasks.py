@@ -51,6 +51,7 @@ class Task:
     stop: tuple[str, ...] = option((), "strings that end a reply")
     max_tokens: int = option(64, "longest reply", low=1)
     limit: int | None = option(None, "at most so many items, drawn by seed", low=1)
+    group: str = option("", "column by whose values a comparison is told apart, such as a taxonomy's leaf")
     shots: int = option(0, "worked examples in front of the prompt, drawn by seed from the other items", low=0)
     random: float | None = option(None, "what guessing scores")
 

@@ -75,6 +75,7 @@ def compare_text(report: Report) -> str:
     lines += ["| task | metric | before | after | difference | 95% interval | p (Holm) | effect | n | verdict |"]
     lines += ["|---|---|---|---|---|---|---|---|---|---|", *(_row(one) for one in report.tasks)]
     for one in report.tasks:
+        lines += _by_group(one)
         for name, count, changed in (
             ("improved", one.difference.improved, one.improved),
             ("regressed", one.difference.regressed, one.regressed),
@@ -84,6 +85,25 @@ def compare_text(report: Report) -> str:
                 lines += [_changed(item) for item in changed[:SHOWN]]
     lines += [f"\n{_cell(name)}: only in one of the two" for name in report.missing]
     return "\n".join(lines)
+
+
+def _by_group(one: Comparison) -> list[str]:
+    """A table of the groups of a task, worst difference first."""
+    if not one.groups:
+        return []
+    counts = {
+        word: sum(group.verdict == word for group in one.groups) for word in ("improved", "regressed", "unchanged")
+    }
+    lines = ["", f"## {_cell(one.task)}, told apart: " + ", ".join(f"{n} {word}" for word, n in counts.items()), ""]
+    lines += ["| group | before | after | difference | 95% interval | p (Holm) | n | verdict |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for group in sorted(one.groups, key=lambda group: group.difference.value):
+        d = group.difference
+        lines.append(
+            f"| {_cell(group.name)} | {group.before:.3f} | {group.after:.3f} | {d.value:+.3f} | {d.low:+.3f} to {d.high:+.3f} "
+            f"| {group.p_corrected:.2g} | {d.n} | {group.verdict} |"
+        )
+    return lines
 
 
 def _row(one: Comparison) -> str:

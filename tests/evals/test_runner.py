@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from bottega.evals.runner import Scorecard, evaluate
 from bottega.evals.tasks import Task, load_task
 from bottega.models import attention
 from bottega.models.generate import Generator
+from bottega.workshop.comparing import compare_text
 from tests.models.tiny import tiny_model
 
 QUESTIONS = ("who keeps the keys?", "a saw and 12 chisels", "open at eight", "il legno", "please answer")
@@ -207,6 +209,32 @@ def test_two_models_are_compared_item_by_item(made, other):
     assert all(task.verdict == "no difference" and task.difference.value == 0 for task in same.tasks)
     json.dumps(report.to_json(), allow_nan=False)
     assert compare(one, evaluate(other, tokenizer, tasks[:1], seed=1)).missing == ("p",)
+
+
+def test_a_comparison_tells_groups_apart(made):
+    """Leaf a gains on all 40 items, b loses on all 40, c keeps its 20 right and 20 wrong: by hand, as replies are given."""
+    model, tokenizer = made
+    rows = tuple({"prompt": f"q{n}", "answer": "x", "leaf": "abc"[n // 40]} for n in range(120))
+    task = Task(name="leaves", kind="generation", rows=rows, group="leaf", max_tokens=1)
+    card = evaluate(model, tokenizer, [task], seed=1)
+    assert [item.group for item in card.scores[0].items].count("b") == 40
+    values = {"a": (0.0, 1.0), "b": (1.0, 0.0)}
+
+    def scored(side: int) -> Scorecard:
+        score, at = card.scores[0], 0
+        kept = []
+        for item in score.items:
+            at += item.group == "c"
+            kept.append(replace(item, value=values[item.group][side] if item.group in values else float(at % 2)))
+        return replace(card, scores=(replace(score, items=tuple(kept)),))
+
+    (task_report,) = compare(scored(0), scored(1)).tasks
+    assert [(g.name, g.before, g.after, g.verdict) for g in task_report.groups] == [
+        ("a", 0.0, 1.0, "improved"), ("b", 1.0, 0.0, "regressed"), ("c", 0.5, 0.5, "unchanged"),
+    ]  # fmt: skip
+    text = compare_text(compare(scored(0), scored(1)))
+    assert "told apart: 1 improved, 1 regressed, 1 unchanged" in text and text.index("| b |") < text.index("| a |")
+    assert Scorecard.from_json(json.loads(json.dumps(card.to_json()))) == card
 
 
 def test_scorecards_of_other_items_or_versions_are_not_compared(made):
