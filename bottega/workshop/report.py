@@ -13,7 +13,7 @@ from typing import Any
 
 from bottega.core import rundir
 from bottega.core.errors import Mismatch
-from bottega.evals.compare import Comparison, compare
+from bottega.evals.compare import Comparison, Report, compare
 from bottega.evals.runner import Score
 from bottega.workshop import curve
 from bottega.workshop.markup import (
@@ -39,6 +39,11 @@ MARKS = {
     "better": ("good", "▲ better"),
     "worse": ("bad", "▼ worse"),
     "no difference": ("flat", "● no clear difference"),
+}
+GROUP_MARKS = {
+    "improved": ("good", "▲ improved"),
+    "regressed": ("bad", "▼ regressed"),
+    "unchanged": ("flat", "● unchanged"),
 }
 
 
@@ -164,7 +169,8 @@ def _signs(bound: Any) -> str:
 def _scores(run: Run) -> str:
     names = list(run.cards)
     tasks = list(dict.fromkeys(score.task for card in run.cards.values() for score in card.scores))
-    verdicts = _verdicts(run)
+    report = _compared(run)
+    verdicts = _verdicts(run, report)
     rows = []
     for task in tasks:
         scores = {name: score for name, card in run.cards.items() for score in card.scores if score.task == task}
@@ -182,7 +188,22 @@ def _scores(run: Run) -> str:
         "With 95 percent intervals. The mark compares the first and the last column item by item "
         "(paired bootstrap and McNemar, corrected)."
     )
-    return section("Before and after", table(head, rows, numbers=tuple(columns), stacks=True), words)
+    shown = table(head, rows, numbers=tuple(columns), stacks=True)
+    if isinstance(report, Report):
+        shown += "".join(_groups(one) for one in report.tasks if one.groups)
+    return section("Before and after", shown, words)
+
+
+def _groups(one: Comparison) -> str:
+    """One task's items told apart by its column, what fell first."""
+    rows = []
+    for group in sorted(one.groups, key=lambda group: group.difference.value):
+        d = group.difference
+        gap = f"{d.value:+.3f}{bounds(d.low, d.high)}"
+        mark = chip(*GROUP_MARKS[group.verdict])
+        rows.append([escape(group.name), number(group.before), number(group.after), gap, f"{d.n:,}", mark])
+    head = (f"{one.task}, told apart", "before", "after", "difference", "n", "")
+    return table(head, rows, numbers=(1, 2, 3, 4), stacks=True)
 
 
 def _score_cell(score: Score | None) -> str:
@@ -192,17 +213,23 @@ def _score_cell(score: Score | None) -> str:
     return f"{number(score.value)}{bounds(score.low, score.high)}{rail}"
 
 
-def _verdicts(run: Run) -> dict[str, str]:
+def _compared(run: Run) -> Report | str | None:
+    """The first scorecard against the last; why not, where they cannot be compared; None where there is one."""
     cards = list(run.cards.values())
     if len(cards) < 2:
-        return {}
+        return None
     try:
-        report = compare(cards[0], cards[-1], seed=cards[0].seed)
+        return compare(cards[0], cards[-1], seed=cards[0].seed)
     except Mismatch as error:
-        return {
-            score.task: f"{chip('flat', 'not compared')}<span class='bounds'>{escape(str(error))}</span>"
-            for score in cards[0].scores
-        }
+        return str(error)
+
+
+def _verdicts(run: Run, report: Report | str | None) -> dict[str, str]:
+    if report is None:
+        return {}
+    if isinstance(report, str):
+        said = f"{chip('flat', 'not compared')}<span class='bounds'>{escape(report)}</span>"
+        return {score.task: said for score in next(iter(run.cards.values())).scores}
     return {one.task: _verdict(one) for one in report.tasks}
 
 

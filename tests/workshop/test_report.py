@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -182,6 +183,22 @@ def test_a_run_that_has_only_begun_has_a_page_too(tmp_path):
     assert "sft" in " ".join(page.text) and "Checks" not in page.text
     with pytest.raises(UserError, match="is no run folder"):
         report.write(tmp_path)
+
+
+def test_items_are_told_apart_by_their_group(run_folder):
+    """Of 200 items the first 90 go from wrong to right; leaf <a> has 100 of them, leaf b the rest."""
+    for path in sorted((run_folder / "scorecards").glob("*.json")):
+        card = Scorecard.from_json(json.loads(path.read_text()))
+        scores = []
+        for one in card.scores:
+            items = one.items
+            if one.task == "new facts":
+                items = tuple(replace(item, group="<a>" if at < 100 else "b") for at, item in enumerate(items))
+            scores.append(replace(one, items=items))
+        path.write_text(json.dumps(replace(card, scores=tuple(scores)).to_json()))
+    html = report.write(run_folder).read_text()
+    assert "new facts, told apart" in html and "&lt;a&gt;" in html and "<a>" not in html
+    assert "▲ improved" in html and "old-world questions, told apart" not in html
 
 
 def test_scores_on_other_items_are_shown_and_not_compared(run_folder):
