@@ -167,7 +167,7 @@ class Term(NamedTuple):
 
 Scores = dict[str, "Tensor"]
 """What the Scorer computed, by need: `nll` () weighted sum of -log p; `logp` (S,); `entropy` (S,); `value` (S,);
-`embedding` (Q, D); `labels` (Q, C) and `tags` (S, C) of a head with C labels; the same of another view with its name in
+`reward` (Q,); `embedding` (Q, D); `labels` (Q, C) and `tags` (S, C) of a head with C labels; the same of another view with its name in
 front: `ref.logp` (S,)."""
 
 Sums = dict[str, "Tensor"]
@@ -261,7 +261,8 @@ class Attached:
     `lr_scale` and `weight_decay` on the recipe's values. before_step / after_step(step, from 1) -> True when the set
     of trainable parameters changed (LISA): the loop then rebuilds what hangs on it. reference_kind: `off` (the adapter
     switched off is the model at the stage's start), `copy` (it is not: keep a frozen copy or cached log-probs).
-    packs / shards: can train packed rows, under FSDP2.
+    packs / shards: can train packed rows, under FSDP2. reward: the head of a reward model: one that learns, or, frozen, that of the
+    view `reward` (models/reward.py).
     save(folder): what must be on disk beside a state to use the result. merge() -> a plain transformers model.
     """
 
@@ -277,6 +278,7 @@ class Attached:
     reference_kind: Literal["off", "copy"] = "copy"
     packs: bool = True
     shards: bool = True
+    reward: nn.Module | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 

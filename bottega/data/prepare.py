@@ -223,10 +223,12 @@ def untrained(turns: Sequence[Turn]) -> tuple[Turn, ...]:
 
 
 def fork(chosen: Tokens, rejected: Tokens) -> tuple[Tokens, Tokens, Tokens]:
-    """What both begin with and do not train, and the two that go on from there.
+    """What both begin with and do not train, and the two that go on from there, each up to its last trained token.
 
-    ids (1, 2, 3, 4) and (1, 2, 5), trained from place 2 -> prefix (1, 2), branches (3, 4) and (5).
+    ids (1, 2, 3, 4) and (1, 2, 5), trained from place 2 -> prefix (1, 2), branches (3, 4) and (5). What a template writes behind an
+    answer's end is cut off: no loss reads it, and a reward is read where a policy stops writing.
     """
+    chosen, rejected = (_to_last_trained(side) for side in (chosen, rejected))
     first = [next((i for i, w in enumerate(side.trains) if w > 0), len(side.ids)) for side in (chosen, rejected)]
     shared = len(os.path.commonprefix([list(chosen.ids)[: first[0]], list(rejected.ids)[: first[1]]]))
     prefix = Tokens(chosen.ids[:shared], chosen.trains[:shared])
@@ -235,6 +237,11 @@ def fork(chosen: Tokens, rejected: Tokens) -> tuple[Tokens, Tokens, Tokens]:
         Tokens(chosen.ids[shared:], chosen.trains[shared:]),
         Tokens(rejected.ids[shared:], rejected.trains[shared:]),
     )
+
+
+def _to_last_trained(tokens: Tokens) -> Tokens:
+    size = max((i + 1 for i, weight in enumerate(tokens.trains) if weight > 0), default=len(tokens.ids))
+    return Tokens(tokens.ids[:size], tokens.trains[:size])
 
 
 Parts = tuple[Tokens, tuple[Tokens, ...], dict[str, list[float]]]

@@ -27,7 +27,7 @@ from bottega.data.shards import HEADER, ShardRows, Writer, write_header
 from bottega.data.sides import Side
 from bottega.data.sources import Span, find, spans
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Part of every key: raise it when the same files give other rows."""
 PART_BYTES = 16_000_000
 POLL_S = 0.2

@@ -8,6 +8,7 @@ Shapes: B rows, T positions, S supervised positions, Q sequences.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,10 @@ from bottega.models.attention import Block, Geometry
 
 IN_PLACE = "label"
 """The name in `Row.tokens` of labels that belong to the token at which they are predicted, instead of to the one after it."""
+
+
+NONE = (math.nan,)
+"""The extra of a branch whose row does not have it, where others do (the margin of some pairs of a file)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -88,7 +93,7 @@ class _Writer:
 
     def targets(self, rows: Sequence[Row]) -> Targets:
         names = sorted({name for row in rows for name in row.extras})
-        extras = {name: [v for row in rows for v in row.extras[name]] for name in names}
+        extras = {name: [v for row in rows for v in row.extras.get(name, NONE * len(row.branches))] for name in names}
         given = self._per_token(rows, IN_PLACE).long() if IN_PLACE in rows[0].tokens else None
         return Targets(
             labels_S=_long(self.labels) if given is None else given,

@@ -120,6 +120,11 @@ def load(
     )
 
 
+def packs(loaded: Loaded, *, branches: bool) -> bool:
+    """Whether rows may be packed; with branches an encoder's may not, for in it a shared prompt would see one of them."""
+    return loaded.packs and not (branches and loaded.kind == "encoder")
+
+
 def _lean(weights: str, stream: bool, cache: Path | None, known: str) -> Lean | None:
     if weights == "full" and not stream:
         return None

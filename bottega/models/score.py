@@ -20,8 +20,9 @@ from bottega.core.types import Attached, Inputs, Scores, Targets
 from bottega.models import attention, heads, kinds
 from bottega.models.attention import Geometry
 from bottega.models.layout import Layout
+from bottega.models.reward import ADAPTER, worn
 
-View = Literal["policy", "reference"]
+View = Literal["policy", "reference", "reward"]
 
 
 def _mean(flat: Tensor, layout: Layout) -> Tensor:
@@ -76,14 +77,15 @@ class Scorer(nn.Module):
         if self.value is not None:
             nn.init.zeros_(self.value.weight)
             nn.init.zeros_(self.value.bias)
+        self.reward = attached.reward
 
     def forward(self, layout: Layout, targets: Targets, needs: Sequence[str], view: View = "policy") -> Scores:
         """Compute `needs` of one micro-batch.
 
         Args:
-            needs: any of nll (), logp (S,), entropy (S,), value (S,), embedding (Q, D), labels (Q, C), tags (S, C); S and Q as in
-                `targets`, C labels.
-            view: whose numbers: the policy's, or the reference's (no gradient).
+            needs: any of nll (), logp (S,), entropy (S,), value (S,), reward (Q,), embedding (Q, D), labels (Q, C), tags (S, C); S
+                and Q as in `targets`, C labels.
+            view: whose numbers: the policy's, or the reference's or the joined reward model's (no gradient).
 
         Returns:
             The scores by need.
@@ -114,7 +116,10 @@ class Scorer(nn.Module):
             yield self.model
             return
         with torch.no_grad():
-            if self.reference[0] is not None:
+            if view == "reward":
+                with worn(self.model, ADAPTER):
+                    yield self.model
+            elif self.reference[0] is not None:
                 yield self.reference[0]
             elif self.reference_kind == "off":
                 with (
@@ -172,6 +177,9 @@ class Scorer(nn.Module):
         if need == "value":
             assert self.value is not None, "no value head: build the Scorer with value=True"
             return self.value(hidden_SD)[:, 0].float()
+        if need == "reward":
+            assert self.reward is not None, "no reward head: `attached.reward` holds it"
+            return self.reward(_mean(flat, layout) if self.kind == "encoder" else flat[layout.last_Q])
         if need == "embedding":
             pooled_QD = _mean(flat, layout) if self.kind == "encoder" else flat[layout.last_Q]
             return torch.nn.functional.normalize(pooled_QD.float(), dim=-1)

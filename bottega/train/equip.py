@@ -107,8 +107,9 @@ def make_optimizer(attached: Attached, scorer: Scorer, settings: LoopSettings, s
     for group in attached.groups:
         members = [named[name] if name in named else named[f"model.{name}"] for name in group["names"]]
         groups.append({**group, "params": [p for p in members if p.requires_grad]})
-    if scorer.value is not None:
-        groups += make_groups(scorer.value.named_parameters())
+    for head in (scorer.value, scorer.reward):
+        if head is not None:
+            groups += make_groups(head.named_parameters())
     if not groups:
         raise UserError(f"method {attached.name} leaves nothing to train: check its targets")
     return optim.make(

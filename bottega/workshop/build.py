@@ -18,9 +18,10 @@ from bottega.core.types import Attached, Progress, Row
 from bottega.data.chat import Template
 from bottega.evals.engine import end_of_turn
 from bottega.evals.hook import make_samples
-from bottega.models.load import Loaded, load
+from bottega.models.load import Loaded, load, packs
 from bottega.models.methods import method
 from bottega.models.purpose import LABELLED
+from bottega.models.reward import has_head, load_head, new_head, save_head
 from bottega.train import objectives, parallel
 from bottega.train.assemble import assemble
 from bottega.train.loop import Loop, Parts
@@ -152,6 +153,7 @@ def assemble_stage(
     stage, tokenizer = setup.stage, setup.loaded.tokenizer
     rows = read_rows(stage, setup.loaded, setup.template, seed=setup.seed, note=setup.note)
     attached = attach(setup)
+    _reward_head(setup, attached)
     save = saver(setup, attached)
     source = _source(setup, rows)
     settings = settings_of(stage, source.steps_per_epoch)
@@ -164,7 +166,7 @@ def assemble_stage(
         settings,
         vocabulary=_vocabulary(setup.loaded),
         pad_id=tokenizer.pad_token_id or 0,
-        packed=setup.loaded.packs,
+        packed=packs(setup.loaded, branches=objectives.OBJECTIVES[stage.objective.name].layout == "branches"),
         save_model=save,
         scratch=setup.folder,
         world=join(),
@@ -251,12 +253,20 @@ def _measure(
     return lambda: answers.judge(parts, held_out, micro_tokens=micro_tokens)
 
 
+def _reward_head(setup: Setup, attached: Attached) -> None:
+    """A reward model gets its head: the one of the model that the stage starts from, else a new one."""
+    if "reward" in objectives.OBJECTIVES[setup.stage.objective.name].needs:
+        known = setup.loaded.folder
+        attached.reward = load_head(known, attached.model) if has_head(known) else new_head(attached.model)
+
+
 def saver(setup: Setup, attached: Attached) -> Callable[[str], None]:
     """Writes a model folder: weights or adapter, and beside them what `beside` writes."""
 
     def save(folder: str) -> None:
         attached.save(folder)
         beside(Path(folder), setup.loaded, setup.template, setup.answers)
+        save_head(attached, folder)
         config = Path(folder) / "adapter_config.json"
         if config.is_file():
             known = {**rundir.read_json(config), "base_model_name_or_path": base_name(setup, Path(folder))}

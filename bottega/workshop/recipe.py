@@ -27,7 +27,7 @@ from bottega.workshop.recipe_parts import ADAPTERS, Choice, Evaluate, Part, Reci
 __all__ = ["LOOP", "STAGE_KEYS", "TOP_KEYS", "Evaluate", "Part", "Recipe", "Stage", "load", "to_plain", "without_none"]
 LR = {"full": 2e-5, "lisa": 2e-5, "lora": 2e-4, "qlora": 2e-4, "prefix": 1e-2}
 PREFERENCE_LR = 0.1
-"""Usual peak learning rates by method, and the factor on them for preference objectives."""
+"""Usual peak learning rates by method, and the factor on them for objectives that are held to a reference."""
 
 STAGE_KEYS = frozenset(f.name for f in dataclasses.fields(Stage)) - {"loop", "name"} | frozenset(LOOP)
 TOP_KEYS = frozenset(f.name for f in dataclasses.fields(Recipe))
@@ -108,7 +108,7 @@ def _complete(recipe: Recipe) -> Recipe:
     """Defaults that depend on other fields, written out, so that the resolved recipe says everything."""
     stages = []
     for i, stage in enumerate(recipe.stages):
-        factor = PREFERENCE_LR if OBJECTIVES[stage.objective.name].data == "preference" else 1.0
+        factor = PREFERENCE_LR if "ref.logp" in OBJECTIVES[stage.objective.name].needs else 1.0
         optimizer = stage.loop.get("optimizer", "")
         last = i + 1 == len(recipe.stages)
         adapter = stage.method.name in ADAPTERS

@@ -28,7 +28,7 @@ from bottega.workshop.recipe_parts import ADAPTERS, MERGING, STREAMING, Choice, 
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 LABELS = ("classification", "multilabel", "regression", "tagging")
-OBJECTIVES_HERE = ("pretrain", "sft", "dpo", *LABELS, "contrastive")
+OBJECTIVES_HERE = ("pretrain", "sft", "dpo", "reward", *LABELS, "contrastive")
 """Objectives that learn from files; the others need a source of their own (rollouts)."""
 BOUNDS: dict[str, tuple[float, float | None]] = {
     "micro_tokens": (1, None),
@@ -177,7 +177,7 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
         )
     if stage.parallel == "fsdp" and stage.loop.get("compile"):
         fail("compile", "compile: true with parallel: fsdp is not built; use one of them")
-    if stage.over_length == "split" and stage.objective.name == "dpo":
+    if stage.over_length == "split" and OBJECTIVES[stage.objective.name].data == "preference":
         fail("over_length", "pairs cannot be split into windows; write drop or truncate")
     mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_labels(stage)]
     if stage.loop.get("stream"):
@@ -229,7 +229,7 @@ def _check_text(stage: Stage, marks: Marks, place: Keys) -> list[str]:
 
     try:
         starting(stage.mask)
-        if stage.objective.name == "dpo" and stage.mask not in ("assistant", "last"):
+        if OBJECTIVES[stage.objective.name].data == "preference" and stage.mask not in ("assistant", "last"):
             fail("mask", f"the mask {stage.mask} would train the prompt of preferences; write assistant or last")
     except UserError as error:
         fail("mask", str(error))

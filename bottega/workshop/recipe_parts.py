@@ -176,7 +176,9 @@ class Stage:
     """One training: an objective, a method, data, and the loop's settings."""
 
     name: str
-    objective: Choice = option(help="pretrain, sft, dpo, classification, multilabel, regression, tagging, contrastive")
+    objective: Choice = option(
+        help="pretrain, sft, dpo, reward, classification, multilabel, regression, tagging, contrastive"
+    )
     data: tuple[Part, ...] = option(help="what to learn from")
     method: Choice = option(Choice(name="lora"), "how the model is tuned: full, lora, ...")
     then: Literal["merge", "continue", "stack"] | None = option(

@@ -15,6 +15,7 @@ import torch
 from bottega.core import rundir
 from bottega.core.types import Attached
 from bottega.models import merge
+from bottega.models.reward import save_head
 from bottega.train import checkpoint, sharded
 from bottega.train.loop import Outcome
 from bottega.workshop.build import Bench, Setup, attach, beside
@@ -63,6 +64,7 @@ def _publish(setup: Setup, bench: Bench, attached: Attached) -> dict[str, float]
             merged, facts = merge.merge(attached, _sample_texts(bench.rows))
             merge.save_model(merged, setup.loaded.tokenizer, draft)
             beside(draft, setup.loaded, setup.template, setup.answers)
+            save_head(bench.parts.attached, draft)
         else:
             bench.save(str(draft))
         rundir.write_manifest(draft)

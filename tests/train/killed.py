@@ -24,6 +24,7 @@ from bottega.data import shards
 from bottega.data.order import Banded
 from bottega.models.load import load
 from bottega.models.methods import method
+from bottega.models.reward import new_head
 from bottega.train.assemble import assemble
 from bottega.train.curriculum import ByLoss
 from bottega.train.loop import Loop
@@ -106,11 +107,13 @@ def train(
     usual = {"lr": 5e-3, "warmup": 2, "micro_tokens": 60, "save_every": 3, "eval_every": 4, "weight_decay": 0.1}
     settings = LoopSettings(steps=10, stream=bool(stream), **usual | changed)
     objective, _, source = objective.partition(":")
-    kind = "branches" if objective == "dpo" else "single"
+    chosen = spec(objective)
+    kind = "branches" if chosen.layout == "branches" else "single"
     batch = rows(kind, count=20)
+    attached.reward = new_head(attached.model) if "reward" in chosen.needs else None
     parts = assemble(
         attached,
-        spec(objective),
+        chosen,
         source_of(batch, source, Path(folder)),
         settings,
         vocabulary=VOCABULARY,
@@ -118,7 +121,7 @@ def train(
         packed=loaded.packs,
         scratch=Path(folder),
     )
-    if objective == "dpo":
+    if "ref.logp" in chosen.needs:
         cache = Path(folder) / "reference.safetensors"
         batch = with_reference(parts, batch, micro_tokens=60, cache=cache, key="rows", note=lambda line: None)
         parts.source = Dataset(batch, batch=6, seed=5)

@@ -141,13 +141,13 @@ PRECISIONS["fp16"]["loss_scale"] = 2.0**19
 OTHERS = {"in files": IN_FILES, "step in backward": INSIDE, "recompute": {"checkpointing": True, "recompute_every": 2}}
 
 
-def check_stopped(llama, folder, tune, at, **settings):
+def check_stopped(llama, folder, tune, at, objective="sft", **settings):
     """Stopped before the optimizer's step `at` (the newest checkpoint may be steps back), then continued."""
-    killed.train(str(llama), str(folder / "whole"), "sft", tune, **settings)
+    killed.train(str(llama), str(folder / "whole"), objective, tune, **settings)
     wanted = contents(folder / "whole")
     with pytest.raises(Died):
-        killed.train(str(llama), str(folder / "cut"), "sft", tune, "step", at, die, **settings)
-    killed.train(str(llama), str(folder / "cut"), "sft", tune, **settings)
+        killed.train(str(llama), str(folder / "cut"), objective, tune, "step", at, die, **settings)
+    killed.train(str(llama), str(folder / "cut"), objective, tune, **settings)
     found = contents(folder / "cut")
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if found[name] != wanted[name]] == []
@@ -167,6 +167,11 @@ def test_every_optimizer_and_precision_continues_bit_for_bit(llama, tmp_path, na
 def test_every_optimizer_in_every_precision_continues_bit_for_bit(llama, tmp_path, tune, optimizer, precision):
     pytest.importorskip("bitsandbytes")
     check_stopped(llama, tmp_path, tune, 7, **OPTIMIZERS[optimizer], **PRECISIONS[precision], **IN_FILES)
+
+
+@pytest.mark.parametrize(("objective", "tune"), [("reward", "lora")])
+def test_every_objective_from_preferences_continues_bit_for_bit(llama, tmp_path, objective, tune):
+    check_stopped(llama, tmp_path, tune, 7, objective)
 
 
 def flip(path: Path) -> None:

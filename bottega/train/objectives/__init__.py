@@ -31,6 +31,7 @@ OBJECTIVES: dict[str, Entry] = {
     "pretrain": Entry("bottega.train.objectives.language:language_model", "text", "single", ("nll",), ("tokens",)),
     "sft": Entry("bottega.train.objectives.language:language_model", "chat", "single", ("nll",), ("tokens",)),
     "dpo": Entry("bottega.train.objectives.preference:dpo", "preference", "branches", ("logp", "ref.logp"), ("pairs",)),
+    "reward": Entry("bottega.train.objectives.reward:bradley_terry", "preference", "branches", ("reward",), ("pairs",)),
     "ppo": Entry(
         "bottega.train.objectives.policy:ppo", "prompt", "branches", ("logp", "value", "entropy"), ("tokens",)
     ),

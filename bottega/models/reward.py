@@ -1,0 +1,139 @@
+"""A reward model: one vector reads the state behind a reply and says how good it is; kept beside the weights it was trained with.
+
+Left out: its objectives (train/objectives/reward.py) and files of scores (workshop/scores.py). Policy and reward can share one
+base: the reward's adapter then lies in the policy's model and is switched on while it scores.
+
+Shapes: Q replies, D width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bottega.core.errors import UserError
+from bottega.core.types import Attached
+from bottega.models import heads, layers, locate, safety
+from bottega.models.load import identity
+
+FILE = "reward_head.safetensors"
+ADAPTER = "reward"
+"""What the reward's adapter is called in a model that carries the policy's adapter too."""
+
+
+class RewardHead(nn.Module):
+    """r = w . h, with h the state of a reply's last token, or, in an encoder, the mean of its states.
+
+    The start is N(0, 1 / (D + 1)), as in Stiennon et al. 2020 (arXiv 2009.01325) and its released code: rewards begin near 1 in
+    size, and the first gradient reaches the trunk. There is no bias, for differences of rewards do not depend on one.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width) / (width + 1) ** 0.5)
+
+    def forward(self, hidden_QD: Tensor) -> Tensor:
+        """Rewards (Q,), in float32 whatever the states are."""
+        return (hidden_QD.float() * self.weight.float()).sum(-1)
+
+    def save(self, folder: str | Path) -> None:
+        """Write it beside a model's weights or an adapter's."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file(
+            {"score.weight": self.weight.detach().cpu()[None].contiguous()},
+            Path(folder) / FILE,
+            metadata={"format": "pt"},
+        )
+
+
+def new_head(model: nn.Module) -> RewardHead:
+    """A fresh head for a model of this width."""
+    return RewardHead(layers.text_config(heads.causal_model(model)).hidden_size)
+
+
+def save_head(attached: Attached, folder: str | Path) -> None:
+    """Write the head that was trained with `attached` into its folder; nothing where there is none, or another's."""
+    head = attached.reward
+    if head is not None and any(p.requires_grad for p in head.parameters()):
+        cast(RewardHead, head).save(folder)
+
+
+def has_head(folder: str | Path | None) -> bool:
+    """Whether a model folder holds a reward model."""
+    return folder is not None and (Path(folder) / FILE).is_file()
+
+
+def load_head(folder: str | Path, model: nn.Module) -> RewardHead:
+    """The head saved in `folder`, for `model`.
+
+    Raises:
+        UserError: there is none, or it is of another width. Unsafe: the file is damaged.
+    """
+    if not has_head(folder):
+        raise UserError(f"{folder} has no reward head ({FILE}); train one with objective reward")
+    path, head = Path(folder) / FILE, new_head(model)
+    safety.check_safetensors(path)
+    weight = load_file(path).get("score.weight")
+    if weight is None or weight.shape != (1, len(head.weight)):
+        found = "no tensor score.weight" if weight is None else f"shape {tuple(weight.shape)}"
+        raise UserError(f"{path} has {found}, where the model needs (1, {len(head.weight)}); use the one it came with")
+    with torch.no_grad():
+        head.weight.copy_(weight[0])
+    return head
+
+
+def shares_base(folder: str | Path, base: str) -> bool:
+    """Whether the reward model in `folder` is one adapter on the very weights whose identity is `base` (models/load.py)."""
+    place = locate.locate(str(folder))
+    return len(place.adapters) == 1 and identity(replace(place, name=place.base_id, adapters=())) == base
+
+
+def join(attached: Attached, folder: str | Path) -> None:
+    """Put the reward model of `folder` into the policy's model as a second adapter, and its head beside it, both frozen.
+
+    The base is there once. Ask `shares_base` first. The policy's adapter stays the one that is switched on; `worn` switches.
+
+    Raises:
+        UserError: the policy is no PEFT model, or the adapter does not fit.
+    """
+    from peft import PeftModel
+
+    from bottega.models.methods.adapter import check_fits
+
+    model: Any = attached.model
+    if not isinstance(model, PeftModel):
+        raise UserError(
+            f"the policy is tuned by {attached.name}, which carries no second adapter; use lora, or load the reward apart"
+        )
+    adapter = locate.locate(str(folder)).adapters[-1]
+    config = check_fits(model.get_base_model(), adapter)
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.load_adapter(
+        str(adapter), ADAPTER, is_trainable=False, peft_config=config, torch_device="cpu", local_files_only=True
+    )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(flags.get(name, False))
+    head = load_head(adapter, model)
+    device = next(model.parameters()).device
+    attached.reward = head.to(device).requires_grad_(False)
+
+
+@contextlib.contextmanager
+def worn(model: nn.Module, adapter: str) -> Iterator[None]:
+    """Inside, `adapter` is the one that is switched on; which parameters learn is put back after it (PEFT turns that too)."""
+    peft: Any = model
+    before, flags = peft.active_adapter, [(p, p.requires_grad) for p in model.parameters()]
+    peft.set_adapter(adapter)
+    try:
+        yield
+    finally:
+        peft.set_adapter(before)
+        for parameter, learns in flags:
+            parameter.requires_grad_(learns)

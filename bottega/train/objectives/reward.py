@@ -1,0 +1,59 @@
+"""Objectives of reward models: which of two replies is better (Bradley-Terry).
+
+Left out: process rewards; reading rewards out again (train/reward_scores.py).
+
+Shapes: Q replies (chosen and rejected of a pair are neighbours), P pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from bottega.core.errors import UserError
+from bottega.core.types import Scores, Sums, Targets, Term
+
+
+def bradley_terry(
+    scores: Scores, targets: Targets, *, margin_weight: float = 0.0, centring: float = 0.0
+) -> tuple[dict[str, Term], Sums]:
+    """Give the preferred reply the higher reward: its lead over the other is the log-odds that it is preferred.
+
+    -log s(r_chosen - r_rejected - a m) + c (r_chosen + r_rejected)^2: Bradley and Terry 1952; Ouyang et al. 2022 (arXiv 2203.02155)
+    eq. 1 for one pair a prompt; the margin m of Touvron et al. 2023 (arXiv 2307.09288) eq. 2; the centring of Eisenstein et al. 2023
+    (arXiv 2312.09244) section 4, which keeps rewards around zero, where only their differences are learned.
+
+    Args:
+        scores: `reward` (Q,). targets: the extra `margin` (Q,) where the data has one; pairs without one count as 0.
+        margin_weight: a, on the data's own unit; 0 leaves margins unread, 1 is usual where the unit is a rating's step.
+        centring: c; 0 or about 0.01.
+
+    Returns:
+        One term in pairs; metrics per pair: loss (without centring), accuracy (r_chosen > r_rejected; a tie counts half), lead
+        (r_chosen - r_rejected), reward (the mean of both), square (the mean of their squares).
+
+    >>> import math, torch
+    >>> none = torch.zeros(0)
+    >>> t = Targets(labels_S=none, weights_S=none, sequence_S=none, row_Q=torch.tensor([0, 0]))
+    >>> terms, _ = bradley_terry({"reward": torch.tensor([2.0, 1.0])}, t, centring=0.1)
+    >>> math.isclose(terms["reward"].total, math.log(1 + math.exp(-1.0)) + 0.1 * 9.0, rel_tol=1e-6)
+    True
+    """
+    if margin_weight < 0 or centring < 0:
+        raise UserError(f"margin_weight {margin_weight} and centring {centring} must be 0 or more")
+    chosen_P, rejected_P = scores["reward"][0::2], scores["reward"][1::2]
+    lead_P = chosen_P - rejected_P
+    wanted_P = torch.zeros_like(lead_P)
+    if margin_weight and "margin" in targets.extras_Q:
+        wanted_P = margin_weight * torch.nan_to_num(targets.extras_Q["margin"][0::2], nan=0.0).to(lead_P)
+    losses_P = -F.logsigmoid(lead_P - wanted_P)
+    total = losses_P.sum() + centring * ((chosen_P + rejected_P) ** 2).sum()
+    with torch.no_grad():
+        sums = {
+            "loss/pairs": losses_P.sum(),
+            "accuracy/pairs": ((lead_P > 0).float() + 0.5 * (lead_P == 0)).sum(),
+            "lead/pairs": lead_P.sum(),
+            "reward/pairs": 0.5 * (chosen_P + rejected_P).sum(),
+            "square/pairs": 0.5 * (chosen_P**2 + rejected_P**2).sum(),
+        }
+    return {"reward": Term(total, "pairs")}, sums
