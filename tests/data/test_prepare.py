@@ -54,7 +54,7 @@ def test_a_preference_shares_its_prompt_and_trains_both_answers_with_their_end(t
 
 def test_answers_that_begin_alike_do_not_lose_what_they_share(tokenizer):
     (row,), _ = rows([pair("same start A", "same start B")], tokenizer, CHATML, kind="preference", max_tokens=100)
-    assert [tokenizer.decode(b.ids) for b in row.branches] == ["same start A<|im_end|>\n", "same start B<|im_end|>\n"]
+    assert [tokenizer.decode(b.ids) for b in row.branches] == ["same start A<|im_end|>", "same start B<|im_end|>"]
 
 
 def test_a_fork_is_where_both_agree_and_nothing_trains():
