@@ -153,7 +153,7 @@ def predicted(recipe: dict[str, Any]) -> dict[str, Any]:
     from bottega.workshop.plan_time import TERMS
 
     plan = recipes.load(recipe)
-    stage = plan.stages[0]
+    stage = recipes.on_device(plan.stages[0], "cpu")
     found = plan_shape.find_shape(plan.model)
     name, rates = measure("cpu")
     target = Target(

@@ -21,8 +21,8 @@ from bottega.workshop.plan_rehearsal import Rehearsal, Work
 Shape = tuple[int, ...]
 MOST_CHURNING = 4.0
 """Micro-batches after which the heap has grown as it will (the calibration table holds up to four)."""
-CHECK_FACTOR = 6.0
-"""Bytes that the self-check's fingerprint of a tensor holds for a moment, by those of the tensor."""
+CHECK_BYTES = 3 * 8 * 1020 * 256
+"""What the self-check's fingerprints hold for a moment: three pieces of 64-bit numbers."""
 NF4_BITS, INT8_BITS = 4.127, 8.0
 """A weight in NF4: 4 bits, 8 / 64 for its block's scale and 32 / (64 * 256) for that one's (arXiv 2305.14314, section 3);
 int8: 8 bits and a scale a row, which is left out."""
@@ -201,7 +201,7 @@ def memory_of(
         "a training step": needs.weights + needs.states + step,
     }
     if self_check:
-        moments["the self-check"] = needs.weights + needs.states + CHECK_FACTOR * needs.largest
+        moments["the self-check"] = needs.weights + needs.states + min(CHECK_BYTES, 6 * needs.largest)
     if merges:
         moments["merging"] = 2 * needs.weights + needs.states + needs.largest
     moments = {name: value + kept for name, value in moments.items()}

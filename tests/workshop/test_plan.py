@@ -219,6 +219,8 @@ def test_the_table_holds_what_its_runs_say_and_its_error_is_held_out():
     table = plan_target.table()
     again = plan_table.fitted(table)
     assert len(table["runs"]) >= 20
+    assert again["held_out"]["process"] == pytest.approx(table["held_out"]["process"])
+    assert table["held_out"]["process"]["within_10"] >= 0.9
     for kind in ("memory", "time"):
         assert again["factors"][kind] == pytest.approx(table["factors"][kind], rel=1e-6, abs=1e-9)
         assert again["held_out"][kind] == pytest.approx(table["held_out"][kind])
