@@ -150,7 +150,7 @@ def _try_twin(model: Model, difference: float, why: str) -> tuple[bool, float, s
     if window < max(_LENGTHS) and model.dtype in (torch.float32, torch.float64):
         return True, difference, why
     try:
-        packs, twin_difference, _ = _try_packing(_short_twin(model), 128)
+        packs, twin_difference, _ = _try_packing(short_twin(model), 128)
     except _CANNOT as error:
         return False, float("inf"), f"a small twin of it could not be tried ({type(error).__name__})"
     tried = f"its sliding window of {window}" if window else "its float32 twin"
@@ -159,7 +159,7 @@ def _try_twin(model: Model, difference: float, why: str) -> tuple[bool, float, s
     return True, max(difference, twin_difference), f"{why}, {tried} tried on a twin of two layers"
 
 
-def _short_twin(model: Model) -> Model:
+def short_twin(model: Model) -> Model:
     """The same class in float32 with at most two layers, 128 token ids and a window of 4; random weights."""
     config = copy.deepcopy(model.config)
     text = getattr(config, "get_text_config", lambda: config)()

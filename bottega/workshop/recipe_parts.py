@@ -13,8 +13,8 @@ from bottega.core.config import Secret, option
 from bottega.core.errors import UserError
 from bottega.data.remote import is_remote, remote
 
-ADAPTERS = ("lora", "qlora", "prefix")
-MERGING = ("lora", "qlora")
+ADAPTERS = ("lora", "qlora", "ia3", "oft", "vera", "adapter", "prefix")
+MERGING = ("lora", "qlora", "ia3", "oft", "vera")
 STREAMING = ("lora", "qlora", "prefix")
 """Methods whose result is an adapter folder, those of them that can be merged into the weights, and those that leave
 every weight of the base as it is, so that its layers can be streamed."""

@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from bottega.core.errors import UserError
+from bottega.core.types import Attached
 from bottega.models import merge as merging
 from bottega.models.generate import Generator
 from bottega.models.load import load
@@ -76,34 +78,80 @@ def losses(folder):
 @pytest.mark.parametrize(("objective", "tune", "options"), LIVES)
 @pytest.mark.parametrize("family", SHAPES)
 def test_a_family_trains_resumes_merges_reloads_and_generates(saved, tmp_path, family, objective, tune, options):  # noqa: F811
-    folder = saved(family)
-    whole, resumed = live(folder, tmp_path, objective, tune, options)
-    history = losses(tmp_path / "whole")
+    walk(saved(family), tmp_path, objective, tune, options)
+
+
+def walk(folder, place, objective, tune, options):
+    """Train, stop and resume to the same bits, merge where it can, reload from the checkpoint, generate."""
+    whole, resumed = live(folder, place, objective, tune, options)
+    history = losses(place / "whole")
     assert len(history) == STEPS and history[-1] < history[0]
-    assert losses(tmp_path / "resumed") == history
+    assert losses(place / "resumed") == history
     mine, theirs = weights(whole), weights(resumed)
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
     attached, tokenizer = resumed.parts.attached, load(folder).tokenizer
-    trained = logits(attached.model)
-    merged, _ = merging.merge(attached)
-    merging.save_model(merged, tokenizer, tmp_path / "merged")
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32, local_files_only=True)
-    scale = max(1.0, float(trained.abs().max()))
-    assert torch.allclose(logits(plain), trained, atol=1e-5 * scale)
-    kept = tmp_path / "whole" / "checkpoints" / f"step-{STEPS:07d}"
+    trained = replies(attached, tokenizer)
+    if attached.merge is None:
+        with pytest.raises(UserError, match="cannot be merged"):
+            merging.merge(attached)
+    else:
+        merged, _ = merging.merge(attached)
+        merging.save_model(merged, tokenizer, place / "merged")
+        plain = AutoModelForCausalLM.from_pretrained(place / "merged", dtype=torch.float32, local_files_only=True)
+        wanted = logits(attached.model)
+        assert torch.allclose(logits(plain), wanted, atol=1e-5 * max(1.0, float(wanted.abs().max())))
+    kept = place / "whole" / "checkpoints" / f"step-{STEPS:07d}"
     tokenizer.save_pretrained(kept / "model")  # the workshop's saver does this
     newest = load(kept)
-    assert torch.allclose(logits(newest.model), trained, atol=1e-5 * scale)
-    replies = Generator(newest.model, tokenizer).sample([[1, 44, 70], [1, 80]], max_tokens=4)
-    assert [len(reply.ids) <= 4 for reply in replies] == [True, True]
+    found = newest.attached or Attached(name="plain", model=newest.model, groups=[], save=str, merge=None)
+    for ours, theirs in zip(trained, replies(found, tokenizer), strict=True):
+        assert ours.ids == theirs.ids and ours.logps == pytest.approx(theirs.logps, abs=1e-4)
+
+
+def replies(attached, tokenizer):
+    """Two greedy replies with their log-probabilities."""
+    generator = Generator(attached.model.eval(), tokenizer, inputs=attached.inputs)
+    return generator.sample([[1, 44, 70], [1, 80]], max_tokens=4, logps=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "tune", "options"), (LIVES[0], LIVES[-1]))
 @pytest.mark.parametrize("family", OTHERS)
 def test_the_other_families_live_too(saved, tmp_path, family, objective, tune, options):  # noqa: F811
-    test_a_family_trains_resumes_merges_reloads_and_generates(saved, tmp_path, family, objective, tune, options)
+    walk(saved(family), tmp_path, objective, tune, options)
+
+
+METHODS = {
+    "freeze": {"last": 1},
+    "bitfit": {"norms": True},
+    "ia3": {},
+    "oft": {"block": 8},
+    "vera": {"rank": 8},
+    "adapter": {"width": 8, "kind": "houlsby"},
+}
+CANNOT = {("gpt2", "oft")}
+"""PEFT rotates no transposed layers."""
+
+
+@pytest.mark.parametrize("tune", METHODS)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_method_trains_resumes_merges_reloads_and_generates(saved, tmp_path, family, tune):  # noqa: F811
+    if (family, tune) in CANNOT:
+        with pytest.raises(UserError, match="is a Conv1D"):
+            build(saved(family), tmp_path, "sft", tune, METHODS[tune])
+        return
+    walk(saved(family), tmp_path, "sft", tune, METHODS[tune])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+@pytest.mark.parametrize("tune", METHODS)
+@pytest.mark.parametrize(
+    "family", ["qwen3", "mistral", "granite", "gpt_neox", "opt", "gemma3_text", "bloom", "mixtral"]
+)
+def test_methods_live_on_other_families_too(saved, tmp_path, family, tune, objective):  # noqa: F811
+    walk(saved(family), tmp_path, objective, tune, METHODS[tune])
 
 
 @pytest.mark.parametrize(("tune", "options"), [("lisa", {"active": 1, "every": 2}), ("prefix", {"length": 4})])

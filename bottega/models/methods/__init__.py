@@ -24,12 +24,22 @@ METHODS: dict[str, str] = {
     "qlora": "bottega.models.methods.qlora:QLora",
     "lisa": "bottega.models.methods.lisa:Lisa",
     "prefix": "bottega.models.methods.prefix:Prefix",
+    "freeze": "bottega.models.methods.freeze:Freeze",
+    "bitfit": "bottega.models.methods.bitfit:BitFit",
+    "ia3": "bottega.models.methods.ia3:Ia3",
+    "oft": "bottega.models.methods.oft:Oft",
+    "vera": "bottega.models.methods.vera:Vera",
+    "adapter": "bottega.models.methods.bottleneck:Bottleneck",
 }
 """Name in a recipe -> "module:Class"; a new method is one file and one line here."""
 
 SAVED: dict[str, str] = {
     "LORA": "bottega.models.methods.lora:attach_saved",
     "PREFIX_TUNING": "bottega.models.methods.keyvalues:attach_saved",
+    "IA3": "bottega.models.methods.peftlayers:attach_saved",
+    "OFT": "bottega.models.methods.peftlayers:attach_saved",
+    "VERA": "bottega.models.methods.peftlayers:attach_saved",
+    "BOTTEGA_BOTTLENECK": "bottega.models.methods.bottlenecks:attach_saved",
 }
 """`peft_type` of a saved adapter -> the function that attaches it again."""
 

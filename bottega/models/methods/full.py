@@ -1,6 +1,6 @@
 """Full tuning: every parameter learns.
 
-Left out: freezing by name (freeze and bitfit are methods of their own, to come).
+Left out: training a part of the parameters (freeze, bitfit and lisa are methods of their own).
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bottega.core.types import Attached
-from bottega.models.methods.groups import make_groups
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,17 +24,6 @@ class Full:
 
     def attach(self, model: nn.Module) -> Attached:
         """Make every parameter of `model` learn."""
-        from bottega.models import layers
-        from bottega.models.plain import copy_plain, save_plain
+        from bottega.models.methods.groups import attach_subset
 
-        model.requires_grad_(True)
-        num, total = layers.count_parameters(model)
-        return Attached(
-            name=self.name,
-            model=model,
-            groups=make_groups(model.named_parameters()),
-            save=lambda folder: save_plain(model, folder),
-            merge=lambda: copy_plain(model),
-            reference_kind="copy",
-            facts={"trainable": num, "total": total, "share": num / total},
-        )
+        return attach_subset(model, self.name, lambda name, parameter: True)

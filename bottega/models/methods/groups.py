@@ -1,12 +1,15 @@
-"""Optimizer groups of a method: weight decay on matrices only, a learning-rate factor for each.
+"""What learns, as optimizer groups (weight decay on matrices only, a learning-rate factor for each), and methods that
+train a part of the model's own parameters.
 
 Left out: the optimizers themselves (train/optim.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+
+from bottega.core.types import Attached
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,3 +31,22 @@ def make_groups(named: Iterable[tuple[str, nn.Parameter]], *, lr_scale: float = 
             names, params = ([pair[i] for pair in members] for i in (0, 1))
             out.append({"params": params, "names": names, "lr_scale": lr_scale, "weight_decay": decay})
     return out
+
+
+def attach_subset(model: nn.Module, name: str, learns: Callable[[str, nn.Parameter], bool]) -> Attached:
+    """`model` with the parameters that `learns(name, parameter)` picks learning and all others frozen; saved whole."""
+    from bottega.models import layers
+    from bottega.models.plain import copy_plain, save_plain
+
+    for own, parameter in model.named_parameters():
+        parameter.requires_grad_(learns(own, parameter))
+    num, total = layers.count_parameters(model)
+    return Attached(
+        name=name,
+        model=model,
+        groups=make_groups(model.named_parameters()),
+        save=lambda folder: save_plain(model, folder),
+        merge=lambda: copy_plain(model),
+        reference_kind="copy",
+        facts={"trainable": num, "total": total, "share": num / total},
+    )

@@ -1,6 +1,6 @@
 """LoRA and its kin (rsLoRA, DoRA, LoRA+, PiSSA and OLoRA starts) with plain PEFT layers, saved as plain PEFT adapters.
 
-Left out: quantised bases (methods/qlora.py) and AdaLoRA, whose penalty and rank budget need the loop.
+Left out: quantised bases (methods/qlora.py) and a rank budget (methods/adalora.py).
 
 W x becomes W x + s B A x with A (rank x in), B (out x rank), s = alpha / rank (Hu et al. 2021, arXiv 2106.09685,
 section 4.1).
@@ -100,11 +100,11 @@ class Lora:
             r=self.rank,
             lora_alpha=2.0 * self.rank if self.alpha is None else self.alpha,  # type: ignore[arg-type]
             lora_dropout=self.dropout,
-            target_modules=_shortest(model, chosen),
+            target_modules=shortest(model, chosen),
             use_rslora=self.rslora,
             use_dora=self.dora,
             init_lora_weights=_PEFT_INIT[self.init],  # type: ignore[arg-type]
-            fan_in_fan_out=not _all_linear(model, chosen),
+            fan_in_fan_out=not all_plain(model, chosen),
             trainable_token_indices=_token_rows(model, self.new_tokens),
             modules_to_save=whole or None,
             task_type=_task_type(model),  # type: ignore[arg-type]
@@ -153,8 +153,12 @@ def _task_type(model: nn.Module) -> str | None:
     return "CAUSAL_LM" if kinds.kind_of(model.config) == "decoder" else "SEQ_2_SEQ_LM"
 
 
-def match_targets(model: nn.Module, targets: str | Sequence[str], *, without: Sequence[str] = ()) -> list[str]:
+def match_targets(
+    model: nn.Module, targets: str | Sequence[str], method: str = "lora", *, without: Sequence[str] = ()
+) -> list[str]:
     """Full names of the linear layers that `targets` names; those of the modules `without` learn whole and are left out.
+
+    `method` is who asks.
 
     Raises:
         UserError: one of them matches nothing; the names that exist are listed.
@@ -174,19 +178,21 @@ def match_targets(model: nn.Module, targets: str | Sequence[str], *, without: Se
         try:
             found = by_name or [name for name in linears if re.fullmatch(target, name)]
         except re.error as error:
-            raise UserError(f"lora target {target!r} is neither a layer nor a regular expression ({error})") from None
+            raise UserError(
+                f"{method} target {target!r} is neither a layer nor a regular expression ({error})"
+            ) from None
         if not found:
             raise UserError(
-                f"lora target {target!r} matches no linear layer; there are: {', '.join(layers.short_names(linears))} "
+                f"{method} target {target!r} matches no linear layer; there are: {', '.join(layers.short_names(linears))} "
                 f"(or {ALL}, or a regular expression over names such as {next(iter(linears), 'none')})"
             )
         chosen |= dict.fromkeys(found)
     if not chosen:
-        raise UserError(f"lora has no targets; name some, or use {ALL}")
+        raise UserError(f"{method} has no targets; name some, or use {ALL}")
     return [name for name in linears if name in chosen]
 
 
-def _shortest(model: nn.Module, chosen: list[str]) -> list[str]:
+def shortest(model: nn.Module, chosen: list[str]) -> list[str]:
     """Short names where they say exactly the chosen layers (PEFT matches by ending), else the full ones."""
     from bottega.models import layers
 
@@ -195,7 +201,8 @@ def _shortest(model: nn.Module, chosen: list[str]) -> list[str]:
     return sorted(short) if sorted(said) == sorted(chosen) else sorted(chosen)
 
 
-def _all_linear(model: nn.Module, chosen: list[str]) -> bool:
+def all_plain(model: nn.Module, chosen: list[str]) -> bool:
+    """Whether all are nn.Linear, and none a transposed layer."""
     from torch import nn
 
     return all(isinstance(model.get_submodule(name), nn.Linear) for name in chosen)

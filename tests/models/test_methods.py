@@ -1,0 +1,278 @@
+"""The methods beside LoRA: what each trains, that it starts at the model it found, what it saves, and what it refuses.
+
+Left out: whole runs (tests/journey/test_families.py).
+"""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from bottega.core.errors import UserError
+from bottega.models import merge as merging
+from bottega.models import sites
+from bottega.models.load import load, load_weights
+from bottega.models.methods import attach_saved, method
+from bottega.models.reference import frozen_copy
+from tests.models.test_lisa_prefix import rows, score
+from tests.models.test_lora import logits, stir
+from tests.models.tiny import FAMILIES
+
+# llama: width 32, keys and values 16, feed-forward 48, 2 layers; gpt2: width 32, fused 96, feed-forward 128
+LINEAR = ("ia3", "oft", "vera")
+OPTIONS = {"oft": {"block": 8}, "vera": {"rank": 6}, "adapter": {"width": 4}, "bitfit": {"norms": True}}
+COUNTS = [
+    ("freeze", {"last": 1}, "llama", 32 * 32 * 2 + 2 * 16 * 32 + 3 * 32 * 48 + 2 * 32),
+    ("freeze", {"layers": [0, -1]}, "gpt2", 2 * (32 * 96 + 96 + 32 * 32 + 32 + 2 * 32 * 128 + 128 + 32 + 4 * 32)),
+    ("freeze", {"last": 0, "also": ["norm", "lm_head"]}, "llama", 32 + 320 * 32),
+    ("bitfit", {}, "gpt2", 2 * (96 + 32 + 128 + 32 + 2 * 32) + 32),
+    ("bitfit", {"norms": True}, "llama", 2 * 2 * 32 + 32),
+    # factors for outputs 32 + 16 + 16 + 32 + 48 + 48, and for the 48 inputs of down_proj
+    ("ia3", {}, "llama", 2 * (32 + 16 + 16 + 32 + 48 + 48 + 48)),
+    ("ia3", {"targets": ["k_proj", "v_proj", "down_proj"]}, "llama", 2 * (16 + 16 + 48)),
+    ("ia3", {}, "gpt2", 2 * (96 + 32 + 128 + 128)),
+    # a block of 8 has 28 numbers; 4 blocks in each of six layers of 32 inputs, 6 in down_proj's 48
+    ("oft", {"block": 8}, "llama", 2 * 28 * (6 * 4 + 6)),
+    ("oft", {"block": 8}, "gpt_neox", 2 * 28 * (4 + 4 + 4 + 6)),
+    ("vera", {"rank": 6}, "llama", 2 * (7 * 6 + 32 + 16 + 16 + 32 + 48 + 48 + 32)),
+    ("vera", {"rank": 6, "targets": "c_attn"}, "gpt2", 2 * (6 + 96)),
+    # D: 4 x 32 and 4; U: 32 x 4 and 32
+    ("adapter", {"width": 4}, "llama", 2 * (2 * 32 * 4 + 4 + 32)),
+    ("adapter", {"width": 4, "kind": "parallel"}, "gpt2", 2 * (2 * 32 * 4 + 4 + 32)),
+    ("adapter", {"width": 4, "kind": "houlsby"}, "gpt2", 4 * (2 * 32 * 4 + 4 + 32)),
+]
+
+
+def options(name, **more):
+    return {**OPTIONS.get(name, {}), **more}
+
+
+def plain(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
+@pytest.mark.parametrize(("name", "chosen", "family", "trainable"), COUNTS)
+def test_what_each_method_trains_is_counted_by_hand(saved, name, chosen, family, trainable):
+    attached = method(name, **chosen).attach(load_weights(saved(family)))
+    assert attached.facts["trainable"] == trainable
+    assert trainable == sum(p.numel() for p in attached.model.parameters() if p.requires_grad)
+    assert trainable == sum(p.numel() for group in attached.groups for p in group["params"])
+
+
+WALKED = [
+    (f, n) for f in ("llama", "gpt2") for n in (*LINEAR, "adapter", "bitfit", "freeze") if (f, n) != ("gpt2", "oft")
+]
+
+
+@pytest.mark.parametrize(("family", "name"), WALKED)
+def test_every_method_starts_at_the_model_it_found(saved, family, name):
+    model = load_weights(saved(family))
+    before = logits(model)
+    attached = method(name, **options(name)).attach(model)
+    assert torch.allclose(logits(attached.model), before, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [(f, n) for f in ("llama", "gpt2", "gpt_neox") for n in LINEAR if (f, n) != ("gpt2", "oft")],
+)
+def test_what_sits_on_linear_layers_reloads_in_plain_peft_and_merges(saved, tmp_path, family, name):
+    attached = stir(method(name, **options(name)).attach(load(saved(family)).model))
+    wanted = logits(attached.model)
+    assert not torch.allclose(wanted, logits(plain(saved(family))), atol=1e-3)
+    attached.save(tmp_path)
+    assert torch.allclose(logits(PeftModel.from_pretrained(plain(saved(family)), tmp_path)), wanted, atol=1e-5)
+    again = load(tmp_path)
+    assert again.attached.name == name and again.attached.reference_kind == "copy"
+    assert torch.allclose(logits(again.model), wanted, atol=1e-5)
+    merged, facts = merging.merge(again.attached)
+    assert facts["merge_difference"] <= 1e-5 and type(merged).__name__ == type(plain(saved(family))).__name__
+    cast = merging.cast(merged, torch.bfloat16)
+    assert cast["merge_kl"] <= 1e-3 and cast["merge_equal"] >= 0.95
+    with attached.model.disable_adapter():
+        assert torch.allclose(logits(attached.model), logits(plain(saved(family))), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_gradients_are_those_of_finite_differences(saved, name):
+    """(loss(w + e) - loss(w - e)) / 2e in double precision, for the first number of every fourth tensor."""
+    attached = stir(method(name, **options(name)).attach(load_weights(saved("gpt_neox"), dtype="float64")))
+    attached.model.double()
+    check_gradients(attached)
+
+
+@pytest.mark.parametrize("kind", ["houlsby", "pfeiffer", "parallel"])
+def test_gradients_of_bottlenecks_are_those_of_finite_differences(saved, kind):
+    model = load_weights(saved("gpt2"), dtype="float64")
+    attached = stir(method("adapter", width=4, kind=kind, scale=2.0).attach(model))
+    attached.model.double()
+    check_gradients(attached)
+
+
+def check_gradients(attached, step=1e-6):
+    ids = torch.tensor([[1, 44, 70, 80, 90]])
+
+    def loss():
+        return torch.log_softmax(attached.model(ids).logits, -1)[0, torch.arange(4), ids[0, 1:]].sum()
+
+    attached.model.eval()
+    loss().backward()
+    learn = [p for p in attached.model.parameters() if p.requires_grad]
+    for parameter in learn[::4]:
+        with torch.no_grad():
+            flat = parameter.view(-1)
+            flat[0] += step
+            above = float(loss())
+            flat[0] -= 2 * step
+            below = float(loss())
+            flat[0] += step
+        assert float(parameter.grad.view(-1)[0]) == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"mixtral", "qwen2_moe"}))
+def test_the_ends_of_a_layers_blocks_are_found_in_every_family(saved, family):
+    """Both projections write into the residual stream, so that they give vectors of the model's width."""
+    model = load_weights(saved(family))
+    found = sites.find_sites(model)
+    assert len(found) == 2
+    for site in found:
+        for name in (site.mix, site.leave):
+            assert model.get_submodule(name).weight.shape[0 if family != "gpt2" else 1] == 32
+        assert len({site.mix, site.enter, site.leave}) == 3
+
+
+def test_a_mixture_of_experts_is_one_block(saved):
+    for family in ("mixtral", "qwen2_moe"):
+        model = load_weights(saved(family))
+        assert {(s.enter, s.leave) for s in sites.find_sites(model)} == {(f"model.layers.{i}.mlp",) * 2 for i in (0, 1)}
+
+
+@pytest.mark.parametrize("kind", ["houlsby", "pfeiffer", "parallel"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "bloom", "mixtral", "gptj"])
+def test_bottlenecks_compute_what_their_formula_says(saved, family, kind):
+    """A layer's blocks computed by hand around the hooks: what leaves a block is h + s U f(D x + d) + s u."""
+    model = load_weights(saved(family))
+    attached = stir(method("adapter", width=4, kind=kind, scale=2.0, activation="relu").attach(model), 0.3)
+    seen = {}
+    site = sites.find_sites(load_weights(saved(family)))[1]
+    leave, enter = model.get_submodule(site.leave), model.get_submodule(site.enter)
+    enter.register_forward_pre_hook(lambda module, given: seen.update(x=given[0]))
+    leave.register_forward_hook(lambda module, given, out: seen.update(out=out[0] if isinstance(out, tuple) else out))
+    own, hooks = leave.bottleneck, dict(leave._forward_hooks)
+    attached.model.eval()(torch.tensor([[1, 44, 70]]))
+    with torch.no_grad():
+        after, x = seen["out"], seen["x"]
+        for key, hook in hooks.items():  # the same block without its adapter
+            if getattr(hook, "__self__", None) is own:
+                del leave._forward_hooks[key]
+        seen.clear()
+        attached.model(torch.tensor([[1, 44, 70]]))
+        before = seen["out"]
+        given = x if kind == "parallel" else before
+        hidden = torch.relu(given @ own.down.weight.T + own.down.bias)
+        assert torch.allclose(after, before + (2 * (hidden @ own.up.weight.T + own.up.bias)).view_as(before), atol=1e-5)
+    assert (kind == "houlsby") == hasattr(model.get_submodule(site.mix), "bottleneck")
+
+
+@pytest.mark.parametrize("kind", ["houlsby", "pfeiffer", "parallel"])
+def test_bottlenecks_are_saved_reloaded_and_never_merged(saved, tmp_path, kind):
+    attached = stir(method("adapter", width=4, kind=kind).attach(load(saved("llama")).model))
+    attached.save(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == "BOTTEGA_BOTTLENECK" and config["kind"] == kind
+    again = load(tmp_path, trainable=True)
+    assert torch.allclose(logits(again.model), logits(attached.model), atol=1e-6)
+    assert again.attached.facts["trainable"] == attached.facts["trainable"]
+    with pytest.raises(UserError, match="cannot be merged") as caught:
+        merging.merge(again.attached)
+    assert caught.value.exit_code == 2
+    with pytest.raises(UserError, match="does not fit"):
+        attach_saved(load_weights(saved("llama", num_hidden_layers=1)), tmp_path, trainable=False)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "width": "4"}))
+    with pytest.raises(UserError, match="width"):
+        load(tmp_path)
+    with pytest.raises(UserError, match="already"):
+        method("adapter").attach(attached.model)
+
+
+def test_a_frozen_copy_of_bottlenecks_keeps_its_own_weights(saved):
+    attached = stir(method("adapter", width=4).attach(load(saved("llama")).model))
+    before = logits(attached.model)
+    reference = frozen_copy(attached)
+    stir(attached)
+    assert torch.allclose(logits(reference), before, atol=1e-6)
+    assert not torch.allclose(logits(attached.model), before, atol=1e-3)
+
+
+@pytest.mark.parametrize(("family", "name"), [pair for pair in WALKED if pair[1] != "freeze"])
+def test_packed_rows_score_as_they_do_alone(saved, family, name):
+    attached = stir(method(name, **options(name)).attach(load(saved(family)).model))
+    alone = torch.cat([score(attached, [row]) for row in rows()])
+    assert torch.allclose(score(attached, rows()), alone, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", [*LINEAR, "adapter"])
+def test_checkpointing_does_not_change_the_gradient(saved, name):
+    grads = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        chosen = options(name, kind="parallel") if name == "adapter" else options(name)
+        attached = stir(method(name, **chosen).attach(load(saved("llama")).model.train()))
+        if checkpointing:
+            base = attached.model.get_base_model() if hasattr(attached.model, "get_base_model") else attached.model
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            base.enable_input_require_grads()
+        score(attached, rows()).sum().backward()
+        grads.append([p.grad for p in attached.model.parameters() if p.requires_grad])
+    assert all(torch.allclose(a, b, atol=1e-5) and a.abs().max() > 0 for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "family", "said"),
+    [
+        ("freeze", {"last": 3}, "llama", "more than the model's 2 layers"),
+        ("freeze", {"layers": [2]}, "llama", "layer 2 does not exist"),
+        ("freeze", {"also": ["hed"]}, "llama", "lm_head"),
+        ("freeze", {"also": ["("]}, "llama", "neither a name nor a regular expression"),
+        ("bitfit", {}, "llama", "LlamaForCausalLM has none; write norms: true"),
+        ("ia3", {"targets": "q_porj"}, "llama", "ia3 target 'q_porj' matches no linear layer; there are: q_proj"),
+        ("vera", {"targets": []}, "llama", "vera has no targets"),
+        ("oft", {"block": 8}, "gpt2", "PEFT rotates nn.Linear alone, and transformer.h.0.attn.c_attn is a Conv1D"),
+        (
+            "oft",
+            {"block": 32},
+            "llama",
+            "does not divide the 48 inputs of model.layers.0.mlp.down_proj; 16 divides all",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_model_is_said_in_one_sentence(saved, name, chosen, family, said):
+    with pytest.raises(UserError, match=said.replace("(", r"\(")) as caught:
+        method(name, **chosen).attach(load_weights(saved(family)))
+    assert caught.value.exit_code == 2
+
+
+def test_options_out_of_range_are_refused():
+    for name, wrong in [
+        ("freeze", {"last": -1}),
+        ("freeze", {"last": 0}),
+        ("oft", {"block": 1}),
+        ("vera", {"rank": 0}),
+        ("vera", {"start": 0.0}),
+        ("vera", {"dropout": 1.0}),
+        ("adapter", {"kind": "serial"}),
+        ("adapter", {"activation": "tanh"}),
+        ("adapter", {"width": 0}),
+        ("adapter", {"scale": 0.0}),
+    ]:
+        with pytest.raises(UserError, match=name):
+            method(name, **wrong)
+
+
+def test_methods_on_the_base_alone_say_so_on_a_quantised_one(saved):
+    loaded = load(saved("llama"), weights="int8")
+    for name in ("ia3", "adapter"):
+        with pytest.raises(UserError, match="use qlora on a quantised one"):
+            method(name).attach(loaded.model)
