@@ -5,6 +5,7 @@ Left out: the training step (loop.py).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -125,12 +126,23 @@ def _marked(key: str, flat: np.ndarray) -> str:
     return f"{key} {hashlib.sha256(flat.tobytes()).hexdigest()}"
 
 
+def _ask(
+    parts: Parts, micro_tokens: int, rows: Sequence[Row], needs: Sequence[str], view: str = "policy"
+) -> list[dict[str, Any]]:
+    """`score_rows` as a spec's `prepare` asks for it."""
+    return score_rows(parts, rows, needs, view=view, micro_tokens=micro_tokens)
+
+
 def validation(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> Callable[[int], Mapping[str, float]]:
     """A function step -> the objective's own metrics on held-out rows (`loss`, `accuracy` ...), the same on every rank."""
-    plan = _batches(parts, rows, micro_tokens)
+    held_out, prepare = rows, parts.spec.prepare
 
     def validate(_: int) -> Mapping[str, float]:
         sums: dict[str, float] = {}
+        rows = held_out
+        if prepare is not None:
+            rows = prepare(rows, functools.partial(_ask, parts, micro_tokens))
+        plan = _batches(parts, rows, micro_tokens)
         counts = {"tokens": 0.0, "rows": float(len(rows)), "pairs": float(len(rows)), "one": 1.0}
         for members, counts_too in _shared(parts, plan):
             layout, targets = lay(

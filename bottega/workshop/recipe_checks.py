@@ -28,7 +28,7 @@ from bottega.workshop.recipe_parts import ADAPTERS, MERGING, STREAMING, Choice, 
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 LABELS = ("classification", "multilabel", "regression", "tagging")
-OBJECTIVES_HERE = ("pretrain", "sft", "dpo", "reward", *LABELS, "contrastive")
+OBJECTIVES_HERE = ("pretrain", "sft", "dpo", "kto", "orpo", "simpo", "cpo", "reward", *LABELS, "contrastive")
 """Objectives that learn from files; the others need a source of their own (rollouts)."""
 BOUNDS: dict[str, tuple[float, float | None]] = {
     "micro_tokens": (1, None),
@@ -180,6 +180,11 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
     if stage.over_length == "split" and OBJECTIVES[stage.objective.name].data == "preference":
         fail("over_length", "pairs cannot be split into windows; write drop or truncate")
     mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_labels(stage)]
+    if OBJECTIVES[stage.objective.name].data == "unpaired" and (stage.over_length == "split" or stage.shards):
+        what = "over_length" if stage.over_length == "split" else "shards"
+        fail(
+            what, f"answers of {stage.objective.name} are held in memory, whole; write over_length: drop, and no shards"
+        )
     if stage.loop.get("stream"):
         mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_stream(stage, following)]
     if stage.then in ("continue", "stack") and stage.method.name not in ADAPTERS:

@@ -177,7 +177,7 @@ class Stage:
 
     name: str
     objective: Choice = option(
-        help="pretrain, sft, dpo, reward, classification, multilabel, regression, tagging, contrastive"
+        help="pretrain, sft, dpo, kto, orpo, simpo, cpo, reward, classification, multilabel, regression, tagging, contrastive"
     )
     data: tuple[Part, ...] = option(help="what to learn from")
     method: Choice = option(Choice(name="lora"), "how the model is tuned: full, lora, ...")

@@ -13,7 +13,7 @@ from typing import Any
 
 from bottega.core.errors import UserError
 from bottega.core.types import Row
-from bottega.data import labels, prepare
+from bottega.data import labels, prepare, unpaired
 from bottega.data.blocks import Blocks, blocks
 from bottega.data.chat import Template
 from bottega.data.clean.account import Account
@@ -34,6 +34,7 @@ from bottega.workshop.recipe import Stage
 from bottega.workshop.shard_rows import ShardCache
 
 DEFAULT_MAX_TOKENS = 2048
+UNPAIRED = "unpaired"
 LABELLED = ("labelled", "tagged", "pairs")
 """Kinds of rows that data/labels.py makes."""
 OWN_KEYS = ("length", "loss")
@@ -115,6 +116,8 @@ def read_rows(
     kind = OBJECTIVES[stage.objective.name].data
     if kind in LABELLED:
         return _labelled(stage, loaded, seed)
+    if kind == UNPAIRED:
+        return _unpaired(stage, loaded, template, seed)
     assert kind == "text" or not stage.blocks, "the recipe's check lets blocks through for texts only"
     plan = prepare.Plan(
         kind=kind,
@@ -170,10 +173,26 @@ def _labelled(stage: Stage, loaded: Loaded, seed: int) -> StageRows:
         "over_length": stage.over_length or "error",
         "allow_loss": stage.allow_loss,
     }
+    return _in_memory(stage, seed, lambda samples: labels.rows(samples, loaded.tokenizer, **how))
+
+
+def _unpaired(stage: Stage, loaded: Loaded, template: Template, seed: int) -> StageRows:
+    """Answers with whether they were liked, in memory: each row borrows another's answer."""
+    how: dict[str, Any] = {
+        "max_tokens": row_limit(stage, loaded),
+        "over_length": stage.over_length or "error",
+        "thinking": stage.thinking,
+        "allow_loss": stage.allow_loss,
+    }
+    return _in_memory(stage, seed, lambda samples: unpaired.rows(samples, loaded.tokenizer, template, **how))
+
+
+def _in_memory(stage: Stage, seed: int, rows_of: Callable[[Sequence[Any]], tuple[list[Row], Intake]]) -> StageRows:
+    """Rows that `rows_of` makes of each source's samples; a share is kept out before."""
     share = stage.validation.share if stage.validation else None
     found, held_samples, sources, notes = _read(stage, "labelled", share, seed)
-    made = [labels.rows(samples, loaded.tokenizer, **how) for samples in found]
-    held_out = [labels.rows(samples, loaded.tokenizer, **how) for samples in held_samples]
+    made = [rows_of(samples) for samples in found]
+    held_out = [rows_of(samples) for samples in held_samples]
     train = _numbered([rows for rows, _ in made])
     return StageRows(
         train=train,

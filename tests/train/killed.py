@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,8 @@ def train(
     chosen = spec(objective)
     kind = "branches" if chosen.layout == "branches" else "single"
     batch = rows(kind, count=20)
+    if objective == "kto":
+        batch = [replace(row, extras={"label": (float(row.index % 2),) * 2}) for row in batch]
     attached.reward = new_head(attached.model) if "reward" in chosen.needs else None
     parts = assemble(
         attached,

@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from bottega.core.errors import UserError
-from bottega.core.types import Targets
+from bottega.core.types import Row, Targets, Tokens
+from bottega.models.layout import lay
 from bottega.train import schedule, source
 from bottega.train.objectives import OBJECTIVES, spec
+from bottega.train.objectives.pairs import cpo, orpo, simpo
 from bottega.train.objectives.preference import dpo
+from bottega.train.objectives.unpaired import kto, mismatch
 
 
 def pair(chosen: float, rejected: float, lengths=(1, 1)) -> tuple[dict, Targets]:
@@ -68,6 +71,65 @@ def test_the_sft_term_is_the_chosen_answers_mean_negative_log_likelihood():
     assert terms["sft"].weight == 0.5
 
 
+def test_orpo_on_one_pair_by_hand():
+    """Tokens of log 0.5, log 0.5 and log 0.25: odds 1 and 1/3, so nll is log 2 and s(log 3) = 3/4."""
+    scores, targets = likelihoods([0.5, 0.5], [0.25])
+    terms, sums = orpo(scores, targets, ratio_weight=0.2)
+    assert float(terms["nll"].total) == pytest.approx(math.log(2), abs=1e-6)
+    assert float(terms["ratio"].total) == pytest.approx(math.log(4 / 3), abs=1e-6)
+    assert terms["ratio"].weight == 0.2 and float(sums["margin/pairs"]) == pytest.approx(math.log(3), abs=1e-6)
+
+
+def test_simpo_on_one_pair_by_hand():
+    """h = 2 (log 0.5 - log 0.25) - 1 = 2 log 2 - 1 = 0.386294: log(1 + e^-0.386294) = 0.518538."""
+    terms, sums = simpo(*likelihoods([0.5, 0.5], [0.25]), beta=2.0, gamma=1.0)
+    assert float(terms["simpo"].total) == pytest.approx(0.518538, abs=1e-5)
+    assert float(sums["margin/pairs"]) == pytest.approx(2 * math.log(2), abs=1e-6)
+
+
+def test_cpo_on_one_pair_by_hand():
+    """Sums 2 log 0.5 and log 0.25 are equal: h = 0 gives log 2; and the chosen answer's nll a token is log 2."""
+    terms, _ = cpo(*likelihoods([0.5, 0.5], [0.25]), beta=0.3)
+    assert float(terms["cpo"].total) == pytest.approx(math.log(2), abs=1e-6)
+    assert float(terms["sft"].total) == pytest.approx(math.log(2), abs=1e-6) and terms["sft"].weight == 1.0
+    with pytest.raises(UserError, match="outside"):
+        cpo(*likelihoods([0.5], [0.25]), label_smoothing=0.5)
+
+
+def likelihoods(chosen: list[float], rejected: list[float]) -> tuple[dict, Targets]:
+    """One pair whose tokens have these probabilities."""
+    _, targets = pair(0.0, 0.0, lengths=(len(chosen), len(rejected)))
+    return {"logp": torch.tensor([*chosen, *rejected]).log()}, targets
+
+
+def test_kto_gains_level_off_and_z0_comes_from_the_second_branches():
+    """Rows with log-ratios 3 (liked) and 1 (not), mismatched ones 2 and 0: z0 = 1. beta 0.5:
+    liked 1 - s(0.5 (3 - 1)) = 1 - s(1) = 0.268941, disliked 1 - s(0.5 (1 - 1)) = 0.5."""
+    rows = [
+        Row(
+            index=i,
+            branches=(Tokens([5, 6], [0.0, 1.0]), Tokens([5, 7], [0.0, 1.0])),
+            extras={"label": (liked,) * 2},
+            tokens={"ref.logp": (-4.0, -4.0)},
+        )
+        for i, liked in enumerate((1.0, 0.0))
+    ]
+    asked = []
+
+    def score(those, needs, view="policy"):
+        asked.append([row.branches[0].ids[1] for row in those])
+        return [{"logp": np.array([logp])} for logp in (-2.0, -4.0)]
+
+    ready = mismatch(rows, score)
+    assert asked == [[7, 7]] and [row.extras["kl"] for row in ready] == [(1.0,), (1.0,)]
+    assert all(len(row.branches) == 1 and len(row.tokens["ref.logp"]) == 1 for row in ready)
+    _, targets = lay(ready, packed=True)
+    scores = {"logp": torch.tensor([-1.0, -3.0]), "ref.logp": targets.tokens["ref.logp"]}
+    terms, _ = kto(scores, targets, beta=0.5)
+    assert float(terms["kto"].total) == pytest.approx(0.768941, abs=1e-5) and terms["kto"].unit == "rows"
+    assert float(kto(scores, targets, beta=0.5, undesirable=0.0)[0]["kto"].total) == pytest.approx(0.268941, abs=1e-5)
+
+
 def test_dpo_gradient_is_beta_times_sigmoid_of_minus_h():
     """d loss / d logp(chosen) = -beta * s(-h): -0.5 * s(-1)."""
     scores, targets = pair(1.0, -1.0)
@@ -93,7 +155,16 @@ def test_every_objective_of_the_table_builds():
 
 
 @pytest.mark.parametrize(
-    "name", ["train.schedule", "train.source", "train.metrics", "train.objectives.preference", "data.blocks"]
+    "name",
+    [
+        "train.schedule",
+        "train.source",
+        "train.metrics",
+        "train.objectives.preference",
+        "train.objectives.pairs",
+        "train.objectives.unpaired",
+        "data.blocks",
+    ],
 )
 def test_worked_examples_in_docstrings_hold(name):
     assert doctest.testmod(import_module(f"bottega.{name}")).failed == 0

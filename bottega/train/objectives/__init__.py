@@ -25,12 +25,24 @@ class Entry(NamedTuple):
     needs: tuple[str, ...]
     units: tuple[str, ...]
     coupled: bool = False
+    prepare: str = ""
 
 
 OBJECTIVES: dict[str, Entry] = {
     "pretrain": Entry("bottega.train.objectives.language:language_model", "text", "single", ("nll",), ("tokens",)),
     "sft": Entry("bottega.train.objectives.language:language_model", "chat", "single", ("nll",), ("tokens",)),
     "dpo": Entry("bottega.train.objectives.preference:dpo", "preference", "branches", ("logp", "ref.logp"), ("pairs",)),
+    "kto": Entry(
+        "bottega.train.objectives.unpaired:kto",
+        "unpaired",
+        "branches",
+        ("logp", "ref.logp"),
+        ("rows",),
+        prepare="bottega.train.objectives.unpaired:mismatch",
+    ),
+    "orpo": Entry("bottega.train.objectives.pairs:orpo", "preference", "branches", ("logp",), ("pairs",)),
+    "simpo": Entry("bottega.train.objectives.pairs:simpo", "preference", "branches", ("logp",), ("pairs",)),
+    "cpo": Entry("bottega.train.objectives.pairs:cpo", "preference", "branches", ("logp",), ("pairs",)),
     "reward": Entry("bottega.train.objectives.reward:bradley_terry", "preference", "branches", ("reward",), ("pairs",)),
     "ppo": Entry(
         "bottega.train.objectives.policy:ppo", "prompt", "branches", ("logp", "value", "entropy"), ("tokens",)
@@ -56,8 +68,7 @@ def spec(name: str, **options: Any) -> Spec:
     if name not in OBJECTIVES:
         raise UserError(f"objective {name!r} is not known{_nearest(name, OBJECTIVES)}")
     entry = OBJECTIVES[name]
-    module, _, attribute = entry.function.partition(":")
-    function = getattr(import_module(module), attribute)
+    function = _resolve(entry.function)
     known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in known:
@@ -68,7 +79,13 @@ def spec(name: str, **options: Any) -> Spec:
         needs=entry.needs,
         units=entry.units,
         coupled=entry.coupled,
+        prepare=_resolve(entry.prepare) if entry.prepare else None,
     )
+
+
+def _resolve(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def _nearest(word: str, names: Any) -> str:
