@@ -177,14 +177,8 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
         )
     if stage.parallel == "fsdp" and stage.loop.get("compile"):
         fail("compile", "compile: true with parallel: fsdp is not built; use one of them")
-    if stage.over_length == "split" and OBJECTIVES[stage.objective.name].data == "preference":
-        fail("over_length", "pairs cannot be split into windows; write drop or truncate")
+    mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_answers(stage)]
     mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_labels(stage)]
-    if OBJECTIVES[stage.objective.name].data == "unpaired" and (stage.over_length == "split" or stage.shards):
-        what = "over_length" if stage.over_length == "split" else "shards"
-        fail(
-            what, f"answers of {stage.objective.name} are held in memory, whole; write over_length: drop, and no shards"
-        )
     if stage.loop.get("stream"):
         mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_stream(stage, following)]
     if stage.then in ("continue", "stack") and stage.method.name not in ADAPTERS:
@@ -249,6 +243,16 @@ def _check_text(stage: Stage, marks: Marks, place: Keys) -> list[str]:
     if stage.blocks and stage.objective.name != "pretrain":
         fail("blocks", f"blocks: true is for pretrain, not {stage.objective.name}; leave it out")
     return mistakes
+
+
+def _check_answers(stage: Stage) -> list[tuple[str, str]]:
+    """What a stage that learns from preferences cannot do: (key, reason)."""
+    kind, wrong = OBJECTIVES[stage.objective.name].data, []
+    if kind in ("preference", "unpaired") and stage.over_length == "split":
+        wrong.append(("over_length", "pairs and answers cannot be split into windows; write drop or truncate"))
+    if kind == "unpaired" and stage.shards:
+        wrong.append(("shards", "each answer is read beside another row's, in memory; leave shards out"))
+    return wrong
 
 
 def _check_labels(stage: Stage) -> list[tuple[str, str]]:
