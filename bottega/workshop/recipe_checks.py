@@ -249,7 +249,7 @@ def _check_answers(stage: Stage) -> list[tuple[str, str]]:
     """What a stage that learns from preferences cannot do: (key, reason)."""
     kind, wrong = OBJECTIVES[stage.objective.name].data, []
     if kind in ("preference", "unpaired") and stage.over_length == "split":
-        wrong.append(("over_length", "pairs and answers cannot be split into windows; write drop or truncate"))
+        wrong.append(("over_length", "pairs cannot be split into windows; write drop or truncate"))
     if kind == "unpaired" and stage.shards:
         wrong.append(("shards", "each answer is read beside another row's, in memory; leave shards out"))
     return wrong
