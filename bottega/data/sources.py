@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -49,6 +50,8 @@ class Span(NamedTuple):
 
 
 WHOLE = Span()
+FIELD = re.compile(r"\{\{\s*([^{}|\s][^{}|]*?)\s*\}\}")
+"""`{{ column }}` in a text made of a row's columns."""
 Record = dict[str, Any]
 Read = tuple[Where, "Record | Problem"]
 
@@ -102,8 +105,8 @@ def read(paths: str | Path | Iterable[str | Path], *, columns: Mapping[str, str]
 
     Args:
         paths: files or folders, one or many.
-        columns: wanted name -> name in the file: a mapping for plain tables, e.g. {"prompt": "frage", "response":
-            "antwort"}.
+        columns: for plain tables: wanted name -> name in the file, or a text with `{{ name }}` in it, e.g. {"prompt":
+            "{{ ort }}: {{ frage }}", "response": "antwort"}.
 
     Raises:
         UserError: a path is missing, a file is empty, or an optional package for its kind is not installed.
@@ -173,14 +176,22 @@ def read_file(path: Path) -> Iterator[Read]:
 
 
 def _renamed(record: Record, columns: Mapping[str, str], where: Where) -> Record | Problem:
-    missing = [name for name in columns.values() if name not in record]
+    asked = [name for value in columns.values() for name in (FIELD.findall(value) if "{{" in value else [value])]
+    missing = [name for name in asked if name not in record]
     if missing:
         have = ", ".join(list(record)[:8])
         return Problem(where._replace(column=missing[0]), f"there is no column {missing[0]!r}; the row has {have}")
-    taken = set(columns.values())
-    return {name: record[old] for name, old in columns.items()} | {
+    taken = {value for value in columns.values() if "{{" not in value}
+    return {name: _filled(value, record) for name, value in columns.items()} | {
         name: value for name, value in record.items() if name not in taken and name not in columns
     }
+
+
+def _filled(value: str, record: Record) -> Any:
+    """A column's value, or a text with `{{ column }}` in it filled in."""
+    if "{{" not in value:
+        return record[value]
+    return FIELD.sub(lambda match: "" if record[match[1]] is None else str(record[match[1]]), value)
 
 
 def _parse(text: str, where: Where) -> Record | Problem:

@@ -13,6 +13,7 @@ from typing import Any
 from bottega.core.errors import UserError
 from bottega.core.types import Reply, Row, Tokens, Turn
 from bottega.data.prepare import windows
+from bottega.data.turns import BadRow, turns_of
 from bottega.evals.engine import Engine, continuation
 from bottega.evals.tasks import Item, Task, column, fill
 from bottega.grade.scorers import find_scorer
@@ -33,6 +34,8 @@ class Outcome:
 
 def _shown(task: Task, item: Item) -> str:
     """The prompt in plain text, worked examples in front."""
+    if task.messages:
+        return "\n".join(f"{turn.role}: {turn.content}" for turn in _messages(task, item))
     examples = [
         f"{fill(task.prompt, shot)}{task.delimiter}{_first(column(task.answer, shot))}\n\n" for shot in item.shots
     ]
@@ -48,7 +51,17 @@ def _turns(task: Task, item: Item) -> list[Turn]:
     for shot in item.shots:
         turns.append(Turn(role="user", content=fill(task.prompt, shot)))
         turns.append(Turn(role="assistant", content=_first(column(task.answer, shot))))
+    if task.messages:
+        return [*turns, *_messages(task, item)]
     return [*turns, Turn(role="user", content=fill(task.prompt, item.record))]
+
+
+def _messages(task: Task, item: Item) -> tuple[Turn, ...]:
+    """The messages of an item, read as those of a data set."""
+    try:
+        return turns_of(column(task.messages, item.record), task.messages)
+    except BadRow as error:
+        raise UserError(f"item {item.key} of task {task.name}: {error}") from error
 
 
 def prompt_ids(engine: Engine, task: Task, item: Item) -> list[int]:
@@ -81,6 +94,8 @@ def metric_of(task: Task, default: str, known: Sequence[str] = ()) -> tuple[str,
 
 def generation(engine: Engine, task: Task, items: Sequence[Item]) -> list[Outcome]:
     """A greedy reply, scored by the task's metric."""
+    if task.messages and not (task.chat and task.shots == 0):
+        raise UserError(f"task {task.name} asks in messages: set chat: true, and leave shots out")
     score = find_scorer(*metric_of(task, "exact"))
     prompts = [prompt_ids(engine, task, item) for item in items]
     replies = engine.replies(prompts, max_tokens=task.max_tokens, stop=task.stop, chat=task.chat)
@@ -92,7 +107,7 @@ def generation(engine: Engine, task: Task, items: Sequence[Item]) -> list[Outcom
 
 
 def _outcome(task: Task, item: Item, reply: Reply, truth: Any, value: float) -> Outcome:
-    shown = fill(task.prompt, item.record)
+    shown = _shown(task, item) if task.messages else fill(task.prompt, item.record)
     return Outcome(value=value, prompt=shown, truth=_first(truth), reply=reply.text, stopped=reply.finish == "stop")
 
 

@@ -20,7 +20,6 @@ from bottega.core.errors import UserError
 from bottega.data import sources
 
 FOLDER = Path(__file__).parent / "tasks"
-_FIELD = re.compile(r"\{\{\s*([^{}|\s][^{}|]*?)\s*\}\}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +44,7 @@ class Task:
     contexts: str = option("", "column with a list of prompts to choose from, instead of choices")
     gold: str = option("gold", "column with the index of the right choice")
     delimiter: str = option(" ", "stands between the prompt and an answer or choice, in plain text")
+    messages: str = option("", "column with a list of messages, for chat, instead of prompt")
     chat: bool = option(False, "put the prompt through the chat template, as a user's turn")
     system: str = option("", "system turn, for chat")
     metric: str | dict[str, Any] = option("", "a scorer, or {name: scorer, option: value}; default: the kind's own")
@@ -78,7 +78,7 @@ def fill(template: str, record: Mapping[str, Any]) -> str:
             raise UserError(f"the template asks for {name!r}, which the record does not have{closest(name, record)}")
         return str(record[name])
 
-    return _FIELD.sub(value, template)
+    return sources.FIELD.sub(value, template)
 
 
 def column(name: str, record: Mapping[str, Any]) -> Any:

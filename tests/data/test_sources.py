@@ -139,6 +139,15 @@ def test_a_missing_column_is_named_with_those_that_are_there(write):
     assert str(found[1]) == f"{path}:2 [antwort]: there is no column 'antwort'; the row has frage"
 
 
+def test_a_row_of_a_table_becomes_a_text_by_a_template(write):
+    path = write("a.csv", b"amount,country,fraud\n12.5,FI,no\n,IT,yes\n")
+    found = records(path, columns={"text": "{{ amount }} from {{ country }}", "label": "fraud"})
+    assert found[0] == {"text": "12.5 from FI", "label": "no", "amount": "12.5", "country": "FI"}
+    assert found[1]["text"] == " from IT"
+    missing = records(path, columns={"text": "{{ amount }} at {{ hour }}"})
+    assert missing[0].reason == "there is no column 'hour'; the row has amount, country, fraud"
+
+
 def test_a_folder_is_opened_in_the_order_of_names_and_hidden_files_are_left_out(tmp_path):
     (tmp_path / "sub").mkdir()
     for name in ("b.txt", "a.md", "sub/c.txt", ".hidden.txt", "picture.png"):

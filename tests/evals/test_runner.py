@@ -181,6 +181,22 @@ def test_a_chat_task_asks_through_the_template_and_ends_with_the_turn(made):
     assert item.reply == Generator(model, tokenizer).sample([ids], max_tokens=4, stop_ids=(2, end))[0].text
 
 
+def test_a_chat_task_asks_in_several_turns(made):
+    model, tokenizer = made
+    said = [("user", "I am Anna."), ("assistant", "Hello."), ("user", "who am I?")]
+    rows = ({"messages": [{"role": role, "content": text} for role, text in said], "answer": "x"},)
+    task = Task(name="talk", kind="generation", chat=True, messages="messages", rows=rows, max_tokens=4)
+    item = evaluate(model, tokenizer, [task]).scores[0].items[0]
+    ids = encode_prompt([Turn(role=role, content=text) for role, text in said], tokenizer, Template.of(tokenizer))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert item.reply == Generator(model, tokenizer).sample([ids], max_tokens=4, stop_ids=(2, end))[0].text
+    assert item.prompt == "user: I am Anna.\nassistant: Hello.\nuser: who am I?"
+    with pytest.raises(UserError, match="set chat: true"):
+        evaluate(model, tokenizer, [replace(task, chat=False)])
+    with pytest.raises(UserError, match="task talk.*expected a list"):
+        evaluate(model, tokenizer, [replace(task, rows=({"messages": [], "answer": "x"},))])
+
+
 def test_a_scorecard_repeats_and_survives_its_file(made):
     model, tokenizer = made
     tasks = [choice_task(), Task(name="p", kind="perplexity", prompt="", answer="text", rows=({"text": "Anna keeps"},))]
