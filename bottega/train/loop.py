@@ -57,7 +57,7 @@ class Loop:
     def run(self) -> Outcome:
         """Continue from the newest good checkpoint, or start, and train to the end."""
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        self.state = resume.resume(self.parts, self.folder, self.progress.note)
+        self.state = resume.resume(self.parts, self.settings, self.folder, self.progress.note)
         parallel.distinct_noise(self.parts.world, self.step)
         for note in self.parts.notes:
             self.progress.note(note)

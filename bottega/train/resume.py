@@ -73,16 +73,23 @@ class State:
         )
 
 
-def resume(parts: Parts, folder: Path, note: Callable[[str], None]) -> State:
+def resume(parts: Parts, settings: LoopSettings, folder: Path, note: Callable[[str], None]) -> State:
     """The state to continue from: the newest good checkpoint's, with everything in `parts` put back, or a fresh one.
 
-    Lines of the logs in `folder` that come after it are cut off: those steps are done again.
+    Lines of the logs in `folder` that come after it are cut off: those steps are done again. Checkpoints that need not stay are
+    removed, for the run may have ended between writing one and removing another.
     """
     path = _newest(parts, folder / "checkpoints", note)
     state = State() if path is None else _restore(parts, path, note)
     if parts.world.rank == 0:
         trim(folder, state)
+        if path is not None:
+            _prune(settings, folder / "checkpoints", state, note)
     return state
+
+
+def _prune(settings: LoopSettings, checkpoints: Path, state: State, note: Callable[[str], None]) -> None:
+    checkpoint.prune(checkpoints, keep=settings.keep, spare=[state.outcome.best_step, *settings.pin], note=note)
 
 
 def trim(folder: Path, state: State) -> None:
@@ -163,4 +170,4 @@ def save(parts: Parts, settings: LoopSettings, folder: Path, state: State, note:
     if writes:
         if state.step in settings.pin:
             write_pins(checkpoints, pinned(checkpoints) | {state.step})
-        checkpoint.prune(checkpoints, keep=settings.keep, spare=[state.outcome.best_step, *settings.pin], note=note)
+        _prune(settings, checkpoints, state, note)

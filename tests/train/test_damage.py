@@ -127,6 +127,15 @@ def test_the_good_one_stays_when_the_newest_did_not_reach_the_disk(llama, tmp_pa
     assert checkpoint.steps_in(tmp_path / "checkpoints") == [4, 6] and "older checkpoints are kept" in notes[-1]
 
 
+def test_what_a_killed_run_had_not_yet_removed_is_removed_when_it_goes_on(llama, tmp_path):
+    """As after a kill between the checkpoint of step 6 and the removal of that of step 4; one that is pinned stays."""
+    loop_in(llama, tmp_path, keep=3).run()
+    assert checkpoint.steps_in(tmp_path / "checkpoints") == [2, 4, 6]
+    write_pins(tmp_path / "checkpoints", {2})
+    loop_in(llama, tmp_path, keep=1).run()
+    assert checkpoint.steps_in(tmp_path / "checkpoints") == [2, 6]
+
+
 @pytest.mark.parametrize("damage", [flip, lambda path: path.write_bytes(path.read_bytes()[:-7])])
 def test_a_damaged_cache_of_reference_scores_is_made_again(llama, tmp_path, damage):
     loop, cache, said = make_loop(llama, tmp_path, objective="dpo", kind="branches"), tmp_path / "ref.safetensors", []
