@@ -1,4 +1,4 @@
-"""Supervised tuning on one CPU core against TRL, LLaMA-Factory and litgpt: same model, data, batches and loss.
+"""Supervised tuning on one CPU core or more against TRL, LLaMA-Factory and litgpt: same model, data, batches and loss.
 
 Left out: GPUs, and other objectives (scripts of their own). One command makes the environments of the peers under
 benchmarks/.venvs, runs all sides in turn for some rounds, prints the ratios and writes the page and its numbers, dated,
@@ -41,6 +41,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--tune", default="full", help="full, lora, or both with a comma between (default full)")
     parser.add_argument("--seed", type=int, default=workload.SEED, help="of the conversations' lengths and the weights")
     parser.add_argument("--core", type=int, default=None, help="pin everything to this core")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every side (default 1)")
     parser.add_argument("--quick", action="store_true", help="our side only, on a toy: does the benchmark itself work?")
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data" / "gsm8k" / "train.jsonl")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where the page and the numbers go")
@@ -73,14 +74,14 @@ def pythons(names: list[str]) -> tuple[dict[str, Path], dict[str, str]]:
     return found, errors
 
 
-def run_side(name: str, python: Path, work: Path, *, tune: str, batch: int) -> dict[str, Any]:
+def run_side(name: str, python: Path, work: Path, *, tune: str, batch: int, threads: int) -> dict[str, Any]:
     """One run in a process of its own: its result, or {"error": the last line it said}."""
     scratch = Path(tempfile.mkdtemp(prefix=f"bench-{name}-"))
     out = scratch / "result.json"
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "WORLD_SIZE", "RANK", "LOCAL_RANK")}
     env |= {
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": "",
@@ -91,7 +92,7 @@ def run_side(name: str, python: Path, work: Path, *, tune: str, batch: int) -> d
     command = [str(python), str(HERE / "sft" / environments.PEERS[name].script)]
     command += ["--work", str(work), "--scratch", str(scratch), "--out", str(out)]
     command += ["--tune", tune, "--batch", str(batch), "--lr", str(LR)]
-    command += ["--variant", environments.PEERS[name].variant]
+    command += ["--threads", str(threads), "--variant", environments.PEERS[name].variant]
     try:
         done = subprocess.run(command, env=env, cwd=scratch, capture_output=True, text=True)
         if done.returncode == 0 and out.exists():
@@ -112,7 +113,7 @@ def measured(args: argparse.Namespace, names: list[str], work: Path, tokens: int
         failed = dict(errors)
         for turn in range(args.rounds):
             for name in [name for name in found if name not in failed]:
-                result = run_side(name, found[name], work, tune=tune, batch=args.batch)
+                result = run_side(name, found[name], work, tune=tune, batch=args.batch, threads=args.threads)
                 if "error" in result:
                     failed[name] = result["error"]
                     print(f"{tune} {name}: failed: {result['error']}", file=sys.stderr, flush=True)
@@ -135,6 +136,8 @@ def measured(args: argparse.Namespace, names: list[str], work: Path, tokens: int
 def main() -> int:
     """Measure, print, write; 1 if a side failed."""
     args = options()
+    if args.core is not None and args.threads > 1:
+        sys.exit(f"--threads {args.threads} do not fit on one core: leave --core out")
     if not args.data.is_file():
         sys.exit(f"{args.data} is not there: name GSM8K's train.jsonl with --data")
     if args.core is not None:
@@ -154,6 +157,7 @@ def main() -> int:
         "batch": args.batch,
         "lr": LR,
         "rounds": args.rounds,
+        "threads": args.threads,
         "machine": host,
         "load_after": [round(load, 2) for load in os.getloadavg()],
         "results": summaries,
@@ -162,7 +166,8 @@ def main() -> int:
     titles = {name: peer.title for name, peer in environments.PEERS.items()}
     page = table.page(report, titles, environments.OURS)
     args.results.mkdir(parents=True, exist_ok=True)
-    name = f"{now:%Y-%m-%d}-cpu-sft" + ("-quick" if args.quick else "")
+    many = f"-{args.threads}-threads" if args.threads > 1 else ""
+    name = f"{now:%Y-%m-%d}-cpu-sft{many}" + ("-quick" if args.quick else "")
     (args.results / f"{name}.md").write_text(page)
     (args.results / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(page)

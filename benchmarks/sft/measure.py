@@ -66,16 +66,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--variant", default="", help="a second setting of the same side")
     parser.add_argument("--profile", default="", choices=("", "torch", "python"))
     return parser.parse_args()
 
 
-def one_thread() -> None:
-    """One thread, and no progress bars or telemetry from anyone."""
+def quiet(threads: int) -> None:
+    """So many threads, and no progress bars or telemetry from anyone."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
 
 

@@ -50,7 +50,7 @@ def same(made: list[Row], wanted: list[dict]) -> None:
 def main() -> None:
     """Train one epoch and write the result."""
     options = measure.arguments()
-    measure.one_thread()
+    measure.quiet(options.threads)
     loaded = load(str(options.work / "model"))
     made, _ = prepare.rows(formats.samples(options.work / "chat.jsonl"), loaded.tokenizer, kind="chat", max_tokens=2048)
     same(made, measure.rows(options.work, "train"))

@@ -103,7 +103,7 @@ def convert(options):
 def main() -> None:
     """Train one epoch and write the result."""
     options = measure.arguments()
-    measure.one_thread()
+    measure.quiet(options.threads)
     module = getattr(litgpt.finetune, options.tune)
     folder, meter, made = convert(options), measure.Meter(), []
 

@@ -26,7 +26,7 @@ from llamafactory.train.tuner import run_exp  # noqa: E402
 def main() -> None:
     """Train one epoch and write the result."""
     options = measure.arguments()
-    measure.one_thread()
+    measure.quiet(options.threads)
     register_template(
         name="workload",
         format_user=StringFormatter(slots=["<|user|>{{content}}<|assistant|>"]),

@@ -26,7 +26,7 @@ def adapter(options):
 def main() -> None:
     """Train one epoch and write the result."""
     options = measure.arguments()
-    measure.one_thread()
+    measure.quiet(options.threads)
     folder = str(options.work / "model")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", attn_implementation="sdpa")
     data = [{"prompt": row["prompt"], "completion": row["reply"]} for row in measure.rows(options.work, "train")]
