@@ -37,7 +37,7 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	$(BIN)/python benchmarks/cpu_sft.py
+	$(BIN)/python benchmarks/cpu.py
 
 # Pins what the working environment holds. Run it after a change of pyproject.toml, then `make test`.
 lock: setup

@@ -1,6 +1,6 @@
 """Layer streaming (row F6): LoRA of a model many times larger than the memory it may use, and what that costs in time.
 
-    python benchmarks/stream.py [--layers 120] [--width 512] [--steps 2] [--limit-mb 183] [--weights full]
+    python benchmarks/stream.py [--layers 128] [--width 512] [--steps 2] [--limit-mb 190] [--weights full]
 
 A random Llama is written to disk layer by layer. Then, each in a process of its own, `resident` and `stream` runs train a
 LoRA on it through the same loop. Measured is what each process adds to what it held after the same training of a model of
@@ -181,10 +181,10 @@ def run_child(given: argparse.Namespace, kind: str, weights: str) -> dict[str, A
 def main() -> None:
     """Write the model, train on it each way, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=120)
+    parser.add_argument("--layers", type=int, default=128)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--limit-mb", type=int, default=183)
+    parser.add_argument("--limit-mb", type=int, default=190)
     parser.add_argument("--weights", default="full")
     parser.add_argument("--work", default="stream-bench")
     parser.add_argument("--json", action="store_true")

@@ -1,6 +1,7 @@
 """What every side trains: a tiny model of random weights, its tokenizer, and conversations of long-tailed lengths.
 
-Left out: real weights (only speed, memory and the equality of the mathematics are measured here).
+Left out: real weights (only speed, memory and the equality of the mathematics are measured here); pairs and blocks are
+made in others.py.
 
 GSM8K's questions are joined to one stream of text and its answers to another; each conversation takes the next words of
 both until it has the length drawn for it. So the text is real, the lengths are a log-normal with a long tail, and 60
@@ -45,6 +46,8 @@ class Shape:
     rows: int = 64
     held_out: int = 64
     longest: int = 1000
+    pairs: int = 32
+    blocks: int = 40
     seed: int = SEED
 
     @property
@@ -61,20 +64,22 @@ class Shape:
         )
 
 
-def prepare(folder: Path, gsm8k: Path, shape: Shape) -> Path:
-    """Write model/, rows.json (text and ids) and chat.jsonl in a folder below `folder`, once per shape.
+def prepare(folder: Path, data: Path, shape: Shape) -> Path:
+    """Write model/, rows.json (text and ids), chat.jsonl and what others.py makes in a folder below `folder`, once per shape.
 
     rows.json: {"train": [...], "held_out": [...]}, each row {"question", "prompt" (with its markers), "reply", "ids",
     "trains"}; chat.jsonl: the training rows as messages.
 
     Raises:
-        FileNotFoundError: `gsm8k` (train.jsonl of GSM8K) is not there.
+        FileNotFoundError: `data` does not hold gsm8k/train.jsonl and hh_rlhf/pairs.jsonl.
     """
+    import others
+
     work = folder / shape.name
     if (work / "done").exists():
         return work
     work.mkdir(parents=True, exist_ok=True)
-    problems = [json.loads(line) for line in gsm8k.read_text().splitlines()]
+    problems = [json.loads(line) for line in (data / "gsm8k" / "train.jsonl").read_text().splitlines()]
     tokenizer = write_model(work / "model", [p["question"] + "\n" + p["answer"] for p in problems], shape)
     made = list(conversations(problems, tokenizer, shape))
     rows = {"train": made[: shape.rows], "held_out": made[shape.rows :]}
@@ -83,6 +88,9 @@ def prepare(folder: Path, gsm8k: Path, shape: Shape) -> Path:
         for row in rows["train"]:
             turns = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["reply"]}]
             out.write(json.dumps({"messages": turns}) + "\n")
+    others.write_blocks(work, problems, tokenizer, shape)
+    others.write_pairs(work, data / "hh_rlhf" / "pairs.jsonl", tokenizer, shape)
+    others.write_prompts(work, made)
     (work / "done").touch()
     return work
 
@@ -166,12 +174,14 @@ def _take(words: Iterator[str], encode: Any, num_tokens: int) -> str:
 
 
 def counts(work: Path) -> dict[str, Any]:
-    """Tokens, supervised tokens, and the spread of lengths of the training rows."""
+    """Tokens, supervised tokens, and the spread of lengths of the training rows; tokens of blocks, number of pairs."""
     lengths, supervised = [], 0
     for row in json.loads((work / "rows.json").read_text())["train"]:
         lengths.append(len(row["ids"]))
         supervised += sum(row["trains"])
     lengths.sort()
+    pairs = json.loads((work / "pairs.json").read_text())
+    blocks = json.loads((work / "blocks.json").read_text())["train"]
     return {
         "rows": len(lengths),
         "tokens": sum(lengths),
@@ -179,4 +189,9 @@ def counts(work: Path) -> dict[str, Any]:
         "prompt_share": round(1 - supervised / sum(lengths), 3),
         "median": lengths[len(lengths) // 2],
         "longest": lengths[-1],
+        "blocks": len(blocks),
+        "block": len(blocks[0]),
+        "pairs": len(pairs),
+        "pair_tokens": sum(len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in pairs),
+        "pair_prompt_tokens": sum(len(p["prompt_ids"]) for p in pairs),
     }

@@ -21,13 +21,12 @@ class Peer:
     """A side of the comparison.
 
     packages: what pip installs after torch. without: installed as dependencies, then removed (their wheels on the
-    package index want CUDA, and text does not need them). script: run by the peer's Python. variant: its setting, where
-    it has several; home: the environment's folder, where two sides share one.
+    package index want CUDA, and text does not need them). script: run by the peer's Python; home: the environment's
+    folder, where two sides share one.
     """
 
     title: str
     script: str
-    variant: str = ""
     home: str = ""
     packages: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
@@ -44,9 +43,10 @@ PEERS = {
         without=("torchvision", "torchaudio"),
     ),
     "trl": Peer(title="TRL", script="side_trl.py", packages=("trl==1.16.0", "peft")),
-    "trl-flat": Peer(
-        title="TRL flat", script="side_trl.py", packages=("trl==1.16.0", "peft"), variant="flat", home="trl"
-    ),
+    "trl-flat": Peer(title="TRL flat", script="side_trl.py", packages=("trl==1.16.0", "peft"), home="trl"),
+    "trl-padded": Peer(title="TRL padded", script="side_trl.py", packages=("trl==1.16.0", "peft"), home="trl"),
+    "hf": Peer(title="transformers", script="side_hf.py", packages=("trl==1.16.0", "peft"), home="trl"),
+    "torchtune": Peer(title="torchtune", script="side_torchtune.py", packages=("torchtune==0.6.1", "torchao==0.10.0")),
 }
 
 
