@@ -16,6 +16,7 @@ VERBS = {
     "chat": "bottega.workshop.use:chat",
     "generate": "bottega.workshop.use:generate",
     "predict": "bottega.workshop.predict:predict",
+    "score": "bottega.workshop.scores:score",
     "embed": "bottega.workshop.predict:embed",
     "data inspect": "bottega.workshop.data_verbs:inspect",
     "data check": "bottega.workshop.data_verbs:check",

@@ -1,6 +1,6 @@
-"""Commands that use and measure a model: eval, compare, chat, generate, predict, embed.
+"""Commands that use and measure a model: eval, compare, chat, generate, predict, score, embed.
 
-Left out: their functions (workshop/use.py, workshop/predict.py).
+Left out: their functions (workshop/use.py, workshop/predict.py, workshop/scores.py).
 """
 
 from __future__ import annotations
@@ -133,6 +133,26 @@ cut_option = click.option(
 def predict_command(model: str, file: str, as_json: bool, **options: Any) -> int:
     """Labels, numbers or tags for every text of a file; the scores too, where its rows have labels."""
     return call("predict", as_json=as_json, model=model, file=file, **options)
+
+
+@verb(
+    cli,
+    "score",
+    "bottega score runs/judge pairs.jsonl --out rewards.jsonl",
+    "bottega score runs/judge-a runs/judge-b replies.jsonl --json",
+)
+@click.argument("models", nargs=-1, required=True)
+@click.argument("file")
+@click.option("--max-tokens", type=click.IntRange(2), help="Cut longer rows; default: the model's positions.")
+@click.option("--allow-loss", type=click.IntRange(0), help="Bad rows that may be left out.")
+@click.option("--out", help="Write JSON lines here: a reward a row.")
+@template_option
+@json_flag
+@quiet_flag
+@offline_flag
+def score_command(models: tuple[str, ...], file: str, as_json: bool, **options: Any) -> int:
+    """Rewards for replies by reward models (several: their mean and spread); of pairs, how often the better one wins."""
+    return call("score", as_json=as_json, models=list(models), file=file, **options)
 
 
 @verb(cli, "embed", "bottega embed runs/search passages.jsonl --out vectors.npy")

@@ -228,7 +228,7 @@ def fork(chosen: Tokens, rejected: Tokens) -> tuple[Tokens, Tokens, Tokens]:
     ids (1, 2, 3, 4) and (1, 2, 5), trained from place 2 -> prefix (1, 2), branches (3, 4) and (5). What a template writes behind an
     answer's end is cut off: no loss reads it, and a reward is read where a policy stops writing.
     """
-    chosen, rejected = (_to_last_trained(side) for side in (chosen, rejected))
+    chosen, rejected = (to_last_trained(side) for side in (chosen, rejected))
     first = [next((i for i, w in enumerate(side.trains) if w > 0), len(side.ids)) for side in (chosen, rejected)]
     shared = len(os.path.commonprefix([list(chosen.ids)[: first[0]], list(rejected.ids)[: first[1]]]))
     prefix = Tokens(chosen.ids[:shared], chosen.trains[:shared])
@@ -239,7 +239,8 @@ def fork(chosen: Tokens, rejected: Tokens) -> tuple[Tokens, Tokens, Tokens]:
     )
 
 
-def _to_last_trained(tokens: Tokens) -> Tokens:
+def to_last_trained(tokens: Tokens) -> Tokens:
+    """The tokens up to the last one that trains (all of them where none does)."""
     size = max((i + 1 for i, weight in enumerate(tokens.trains) if weight > 0), default=len(tokens.ids))
     return Tokens(tokens.ids[:size], tokens.trains[:size])
 

@@ -134,7 +134,8 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     finally:
         for one in shown:
             one.close()
-    return _facts(outcome, merged, bench.parts.attached.facts)
+    facts = _facts(outcome, merged, bench.parts.attached.facts)
+    return facts | _how_sure(facts, len(bench.rows.held_out), lambda line: this.note(f"{stage.name}: {line}"))
 
 
 def _facts(outcome: Any, merged: dict[str, float], known: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +143,18 @@ def _facts(outcome: Any, merged: dict[str, float], known: dict[str, Any]) -> dic
     best = {"best": outcome.best, "best_step": outcome.best_step} if outcome.best is not None else {}
     method = {key: value for key, value in known.items() if isinstance(value, int | float | str)}
     return {"steps": outcome.step, "ended": outcome.reason, **best, **outcome.last, **merged, "method": method}
+
+
+def _how_sure(facts: dict[str, Any], count: int, note: Callable[[str], None]) -> dict[str, float]:
+    """The interval of a share that was measured on held-out rows, said and kept."""
+    from bottega.grade.intervals import wilson
+
+    share = facts.get("eval.accuracy")
+    if share is None or "eval.margin" not in facts and "eval.lead" not in facts:
+        return {}
+    known = wilson(share * count, count)
+    note(f"accuracy on {count} held-out pairs: {share:.3f} ({known.low:.3f} to {known.high:.3f}, 95 percent)")
+    return {"eval.accuracy_low": known.low, "eval.accuracy_high": known.high}
 
 
 def _start(this: Session, number: int) -> tuple[Callable[[], Loaded], str, bool]:
