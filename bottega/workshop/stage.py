@@ -134,8 +134,7 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     finally:
         for one in shown:
             one.close()
-    facts = _facts(outcome, merged, bench.parts.attached.facts)
-    return facts | _how_sure(facts, len(bench.rows.held_out), lambda line: this.note(f"{stage.name}: {line}"))
+    return _how_sure(_facts(outcome, merged, bench.parts.attached.facts), len(bench.rows.held_out), this.note)
 
 
 def _facts(outcome: Any, merged: dict[str, float], known: dict[str, Any]) -> dict[str, Any]:
@@ -145,16 +144,16 @@ def _facts(outcome: Any, merged: dict[str, float], known: dict[str, Any]) -> dic
     return {"steps": outcome.step, "ended": outcome.reason, **best, **outcome.last, **merged, "method": method}
 
 
-def _how_sure(facts: dict[str, Any], count: int, note: Callable[[str], None]) -> dict[str, float]:
-    """The interval of a share that was measured on held-out rows, said and kept."""
+def _how_sure(facts: dict[str, Any], count: int, note: Callable[[str], None]) -> dict[str, Any]:
+    """The facts, with the interval of a share of held-out pairs, which is said too."""
     from bottega.grade.intervals import wilson
 
     share = facts.get("eval.accuracy")
-    if share is None or "eval.margin" not in facts and "eval.lead" not in facts:
-        return {}
+    if share is None or not {"eval.margin", "eval.lead"} & set(facts):
+        return facts
     known = wilson(share * count, count)
     note(f"accuracy on {count} held-out pairs: {share:.3f} ({known.low:.3f} to {known.high:.3f}, 95 percent)")
-    return {"eval.accuracy_low": known.low, "eval.accuracy_high": known.high}
+    return facts | {"eval.accuracy_low": known.low, "eval.accuracy_high": known.high}
 
 
 def _start(this: Session, number: int) -> tuple[Callable[[], Loaded], str, bool]:
