@@ -164,6 +164,17 @@ def test_alibi_through_sdpa_equals_the_formula_written_out():
         assert torch.allclose(got[:, head], scores.softmax(-1) @ v[:, head], atol=1e-5)
 
 
+def test_alibi_gives_the_same_through_the_plain_and_the_fused_kernel():
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    model, ids = made(**VARIANTS["alibi"]), random_ids(2, 12)
+    found = []
+    for kernel in (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION):
+        with sdpa_kernel([kernel]), torch.no_grad():
+            found.append(model(ids).logits)
+    assert torch.allclose(*found, atol=1e-5)
+
+
 def test_frequencies_of_each_stretching_equal_the_formulas():
     """linear: all divided by 4. ntk: base 10000 * 4^(8/6); the fastest stays 1, the slowest becomes 10000^(-6/8) / 4.
     yarn: as transformers computes it, with cosines and sines times 0.1 ln 4 + 1."""
