@@ -14,6 +14,7 @@ from typing import Any
 
 from bottega.core.errors import UserError
 from bottega.core.textio import clock, table
+from bottega.train.objectives import OBJECTIVES
 from bottega.workshop import plan_devices, plan_rows, plan_shape, plan_target
 from bottega.workshop import recipe as recipes
 from bottega.workshop.plan_stage import Predicted, Rehearsals, predict
@@ -62,6 +63,19 @@ def plan(
     )
 
 
+RECKONED = {"nll", "logp", "entropy", "embedding"}
+"""Scores whose cost a rehearsal knows."""
+
+
+def _refuse_unknown(stage: str, objective: str) -> None:
+    others = {need for need in OBJECTIVES[objective].needs if not need.startswith("ref.")} - RECKONED
+    if others:
+        raise UserError(
+            f"{stage}: plan does not reckon {objective} yet, whose head gives {', '.join(sorted(others))}; start the run, "
+            "which tries its heaviest batch first"
+        )
+
+
 def plan_recipe(
     recipe: Recipe,
     target: Target,
@@ -75,6 +89,8 @@ def plan_recipe(
         raise UserError(
             "plan reads a model that is there, and this recipe makes one (init): `bottega run --dry-run` checks it"
         )
+    for stage in recipe.stages:
+        _refuse_unknown(stage.name, stage.objective.name)
     shape = plan_shape.find_shape(recipe.model, revision=recipe.revision)
     packs = plan_shape.packs(shape.config)
     stages: list[dict[str, Any]] = []
