@@ -252,6 +252,9 @@ class Inputs(Protocol):
     def prefix_kv(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values (N_kv, num_prefix, H) that every sequence of a row sees in `layer`."""
 
+    def served(self, model: nn.Module) -> Inputs:
+        """What one forward pass of `model` uses: itself, or, of virtual tokens, the model's own keys and values of them."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Attached:

@@ -52,6 +52,10 @@ class Forward:
         """Where the model's first parameter lies."""
         return next(self.model.parameters()).device
 
+    def served(self) -> Inputs | None:
+        """What is put before every sequence, as this model sees it."""
+        return self.inputs.served(self.model) if self.inputs is not None else None
+
     def __call__(self, ids_BT: Tensor, **keywords: Any) -> Tensor:
         """Logits (B, V) at the last position; keywords that the model does not know are left out."""
         return self.tail(ids_BT, 1, **keywords)[:, -1]
@@ -85,7 +89,7 @@ class CachedBatch:
         num_slots = forward.num_prefix + max(len(prompt) for prompt in prompts) + max_tokens
         device = forward.device
         windows = (windows_of(forward.config) if way == "masks" else None) or {"all": None}
-        self.cache = StaticKV(num_slots, forward.inputs)
+        self.cache = StaticKV(num_slots, forward.served())
         front: Sequence[int] = ()
         if way == "masks" and not any(windows.values()) and len(prompts) > 1:
             front = prompts[0][: _num_common(prompts)]

@@ -144,7 +144,7 @@ class Scorer(nn.Module):
             )
             # a geometry of its own for this view: under checkpointing the layers read it again in the backward pass
             if inputs is not None:
-                extra["layout"] = replace(layout.geometry, prefix_kv=inputs.prefix_kv)
+                extra["layout"] = replace(layout.geometry, prefix_kv=inputs.served(model).prefix_kv)
             else:
                 extra["layout"] = Geometry(blocks=layout.geometry.blocks)
                 positions_BT = positions_BT - layout.geometry.num_prefix

@@ -84,7 +84,7 @@ class Tail:
         self.forward, self.way = forward, way
         self.ids: list[int] = []
         self.windows = (windows_of(forward.config) if way == "masks" else None) or {"all": None}
-        self.cache = StaticKV(forward.num_prefix + num_slots, forward.inputs)
+        self.cache = StaticKV(forward.num_prefix + num_slots, forward.served())
 
     def logits(self, ids: Sequence[int], num_last: int) -> Tensor:
         """Logits (num_last, V) at the last positions of the text `ids`; what it shares with the text before is kept."""

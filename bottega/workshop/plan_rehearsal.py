@@ -299,7 +299,7 @@ def _forward(
         "use_cache": False,
     }
     if layout.geometry is not None:
-        kv = attached.inputs.prefix_kv if attached.inputs is not None else None
+        kv = attached.inputs.served(module).prefix_kv if attached.inputs is not None else None
         arguments["layout"] = dataclasses.replace(layout.geometry, prefix_kv=kv)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     with torch.autocast("cpu", dtype=half or torch.bfloat16, enabled=half is not None):

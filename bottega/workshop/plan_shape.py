@@ -244,7 +244,10 @@ def _installed(module: Any) -> bool:
     return True
 
 
-SHAPES_ALONE: dict[str, dict[str, Any]] = {"prefix": {"init": "random"}, "lora": {"init": "zero"}}
+SHAPES_ALONE: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("prefix", "prompt", "p_tuning"), {"init": "random"}),
+    "lora": {"init": "zero"},
+}
 """Options that decide values and not shapes, at the value that needs no weights."""
-VALUES_FIRST = ("prefix",)
+VALUES_FIRST = ("prefix", "prompt", "p_tuning")
 """Methods that draw their start with a generator of the CPU."""

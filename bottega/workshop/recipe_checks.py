@@ -266,7 +266,7 @@ def _check_labels(stage: Stage) -> list[tuple[str, str]]:
         return wrong
     if stage.over_length == "split":
         wrong.append(("over_length", "a text with a label cannot be split into windows; write drop or truncate"))
-    if stage.method.name in ("prefix", "qlora", "lisa"):
+    if stage.method.name not in ("full", "lora"):
         wrong.append(
             ("method", f"{name} trains a head of its own, which {stage.method.name} does not; use lora or full")
         )

@@ -13,7 +13,7 @@ from bottega.core.config import Secret, option
 from bottega.core.errors import UserError
 from bottega.data.remote import is_remote, remote
 
-ADAPTERS = ("lora", "qlora", "ia3", "oft", "vera", "adapter", "prefix")
+ADAPTERS = ("lora", "qlora", "ia3", "oft", "vera", "adapter", "prefix", "prompt", "p_tuning")
 MERGING = ("lora", "qlora", "ia3", "oft", "vera")
 STREAMING = ("lora", "qlora", "prefix")
 """Methods whose result is an adapter folder, those of them that can be merged into the weights, and those that leave

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from bottega.core.errors import UserError
 from bottega.models import merge as merging
 from bottega.models import sites
+from bottega.models.generate import Generator
 from bottega.models.load import load, load_weights
 from bottega.models.methods import attach_saved, method
 from bottega.models.reference import frozen_copy
@@ -38,6 +39,9 @@ COUNTS = [
     ("oft", {"block": 8}, "gpt_neox", 2 * 28 * (4 + 4 + 4 + 6)),
     ("vera", {"rank": 6}, "llama", 2 * (7 * 6 + 32 + 16 + 16 + 32 + 48 + 48 + 32)),
     ("vera", {"rank": 6, "targets": "c_attn"}, "gpt2", 2 * (6 + 96)),
+    ("prompt", {"length": 5}, "llama", 5 * 32),
+    # h: 5 x 32; W1: 32 x 8 and 8; W2: 8 x 8 and 8; W3: 8 x 32 and 32
+    ("p_tuning", {"length": 5, "width": 8}, "gpt2", 5 * 32 + 32 * 8 + 8 + 8 * 8 + 8 + 8 * 32 + 32),
     # D: 4 x 32 and 4; U: 32 x 4 and 32
     ("adapter", {"width": 4}, "llama", 2 * (2 * 32 * 4 + 4 + 32)),
     ("adapter", {"width": 4, "kind": "parallel"}, "gpt2", 2 * (2 * 32 * 4 + 4 + 32)),
@@ -55,9 +59,10 @@ def plain(folder):
 
 @pytest.mark.parametrize(("name", "chosen", "family", "trainable"), COUNTS)
 def test_what_each_method_trains_is_counted_by_hand(saved, name, chosen, family, trainable):
-    attached = method(name, **chosen).attach(load_weights(saved(family)))
+    attached = method(name, **chosen).attach(load(saved(family)).model)
     assert attached.facts["trainable"] == trainable
-    assert trainable == sum(p.numel() for p in attached.model.parameters() if p.requires_grad)
+    held = [*attached.model.parameters(), *(attached.inputs.parameters() if attached.inputs else ())]
+    assert trainable == sum(p.numel() for p in held if p.requires_grad)
     assert trainable == sum(p.numel() for group in attached.groups for p in group["params"])
 
 
@@ -229,6 +234,82 @@ def test_checkpointing_does_not_change_the_gradient(saved, name):
     assert all(torch.allclose(a, b, atol=1e-5) and a.abs().max() > 0 for a, b in zip(*grads, strict=True))
 
 
+@pytest.mark.parametrize("name", ["prompt", "p_tuning"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_virtual_tokens_are_those_of_peft_alone_packed_saved_and_reloaded(saved, tmp_path, family, name):
+    """Logits of packed rows are those of plain PEFT, which puts the same embeddings before each sequence."""
+    attached = method(name, length=4, seed=2).attach(load(saved(family)).model)
+    with torch.no_grad():
+        attached.inputs.table.add_(0.1)
+    alone = torch.cat([score(attached, [row]) for row in rows()])
+    assert torch.allclose(score(attached, rows()), alone, atol=5e-5)
+    attached.save(tmp_path)
+    theirs = PeftModel.from_pretrained(plain(saved(family)), tmp_path)
+    wanted = []
+    for row in rows():
+        for branch in row.branches:
+            ids = [*row.prefix.ids, *branch.ids]
+            with torch.no_grad():
+                table = torch.log_softmax(theirs(torch.tensor([ids])).logits[0, 4:], -1)
+            wanted += [
+                table[at - 1, ids[at]] for at in range(1, len(ids)) if ([*row.prefix.trains, *branch.trains])[at]
+            ]
+    assert torch.allclose(alone.sort().values, torch.stack(wanted).sort().values, atol=5e-5)
+    again = load(tmp_path)
+    assert again.attached.name == name and again.attached.reference_kind == "copy"
+    assert torch.allclose(score(again.attached, rows()), alone, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", ["prompt", "p_tuning"])
+def test_virtual_tokens_learn_with_the_gradient_of_real_embeddings_also_under_checkpointing(saved, name):
+    grads = []
+    for way in ("plain", "checkpointed"):
+        attached = method(name, length=3, seed=2).attach(load(saved("llama")).model.train())
+        if way == "checkpointed":
+            attached.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        score(attached, rows()).sum().backward()
+        grads.append(attached.inputs.table.grad)
+    assert torch.allclose(*grads, atol=1e-5) and grads[0].abs().max() > 0
+    model = load(saved("llama")).model
+    inputs = method(name, length=3, seed=2).attach(model).inputs
+    total = 0.0
+    for row in rows():
+        for branch in row.branches:
+            ids = torch.tensor([[*row.prefix.ids, *branch.ids]])
+            trains = torch.tensor([*row.prefix.trains, *branch.trains])
+            whole = torch.cat([inputs.embeddings()[None], model.get_input_embeddings()(ids)], 1)
+            table = torch.log_softmax(model(inputs_embeds=whole).logits[0, 3:], -1)
+            said = table[:-1].gather(1, ids[0, 1:, None])[:, 0]
+            total = total + said[trains[1:] > 0].sum()
+    total.backward()
+    assert torch.allclose(inputs.table.grad, grads[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["prompt", "p_tuning"])
+def test_virtual_tokens_are_served_by_our_decoding(saved, name):
+    """Greedy tokens with the static cache, in a batch, are those of the whole sequence computed anew."""
+    model = load(saved("llama")).model
+    attached = method(name, length=3, seed=2).attach(model)
+    prompts = [[1, 44, 70, 80], [1, 9]]
+    replies = Generator(model, inputs=attached.inputs).sample(prompts, max_tokens=5, stop_ids=())
+    for prompt, reply in zip(prompts, replies):
+        ids = list(prompt)
+        for _ in range(5):
+            with torch.no_grad():
+                whole = torch.cat(
+                    [attached.inputs.embeddings()[None], model.get_input_embeddings()(torch.tensor([ids]))], 1
+                )
+                ids.append(int(model(inputs_embeds=whole).logits[0, -1].argmax()))
+        assert list(reply.ids) == ids[len(prompt) :]
+
+
+def test_what_sees_virtual_tokens_otherwise_than_tokens_is_refused(saved):
+    with pytest.raises(UserError, match="use prefix or lora|needs packed attention"):
+        method("prompt", length=12).attach(load(saved("bloom")).model)
+    with pytest.raises(UserError, match="cannot be merged"):
+        merging.merge(method("prompt").attach(load(saved("llama")).model))
+
+
 @pytest.mark.parametrize(
     ("name", "chosen", "family", "said"),
     [
@@ -262,6 +343,9 @@ def test_options_out_of_range_are_refused():
         ("vera", {"rank": 0}),
         ("vera", {"start": 0.0}),
         ("vera", {"dropout": 1.0}),
+        ("prompt", {"length": 0}),
+        ("p_tuning", {"init": "text"}),
+        ("p_tuning", {"width": 0}),
         ("adapter", {"kind": "serial"}),
         ("adapter", {"activation": "tanh"}),
         ("adapter", {"width": 0}),

@@ -24,6 +24,8 @@ METHODS: dict[str, str] = {
     "qlora": "bottega.models.methods.qlora:QLora",
     "lisa": "bottega.models.methods.lisa:Lisa",
     "prefix": "bottega.models.methods.prefix:Prefix",
+    "prompt": "bottega.models.methods.prompt:Prompt",
+    "p_tuning": "bottega.models.methods.ptuning:PTuning",
     "freeze": "bottega.models.methods.freeze:Freeze",
     "bitfit": "bottega.models.methods.bitfit:BitFit",
     "ia3": "bottega.models.methods.ia3:Ia3",
@@ -36,6 +38,8 @@ METHODS: dict[str, str] = {
 SAVED: dict[str, str] = {
     "LORA": "bottega.models.methods.lora:attach_saved",
     "PREFIX_TUNING": "bottega.models.methods.keyvalues:attach_saved",
+    "PROMPT_TUNING": "bottega.models.methods.virtual:attach_saved",
+    "P_TUNING": "bottega.models.methods.virtual:attach_saved",
     "IA3": "bottega.models.methods.peftlayers:attach_saved",
     "OFT": "bottega.models.methods.peftlayers:attach_saved",
     "VERA": "bottega.models.methods.peftlayers:attach_saved",

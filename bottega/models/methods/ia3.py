@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bottega.core.types import Attached
-from bottega.models.methods.lora import ALL, match_targets
+from bottega.models.methods.lora import match_targets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ class Ia3:
 
     name: ClassVar[str] = "ia3"
 
-    targets: str | Sequence[str] = ALL
+    targets: str | Sequence[str] = "all-linear"
 
     def load_options(self) -> dict[str, Any]:
         """Nothing special."""

@@ -34,6 +34,10 @@ class KeyValuePrefix(nn.Module):
         """Keys and values (N, P, H) that every sequence sees in `layer`."""
         return self.values[layer, 0], self.values[layer, 1]
 
+    def served(self, model: nn.Module) -> KeyValuePrefix:
+        """Itself: they are no function of the model."""
+        return self
+
 
 def normal(model: Model, length: int, seed: int) -> Tensor:
     """(L, 2, N, P, H) from a normal distribution of standard deviation 0.02."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bottega.core.errors import UserError
 from bottega.core.types import Attached
-from bottega.models.methods.lora import ALL, match_targets
+from bottega.models.methods.lora import match_targets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +35,7 @@ class Oft:
 
     block: int = 32
     exact: bool = True
-    targets: str | Sequence[str] = ALL
+    targets: str | Sequence[str] = "all-linear"
 
     def __post_init__(self) -> None:
         if not 2 <= self.block <= 1024:

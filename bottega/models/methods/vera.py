@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bottega.core.errors import UserError
 from bottega.core.types import Attached
-from bottega.models.methods.lora import ALL, match_targets
+from bottega.models.methods.lora import match_targets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ class Vera:
     start: float = 0.1
     dropout: float = 0.0
     seed: int = 0
-    targets: str | Sequence[str] = ALL
+    targets: str | Sequence[str] = "all-linear"
 
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= 4096:
