@@ -100,7 +100,8 @@ def train(
 ) -> None:
     """One training, to its end or its death; `changed` are settings of the loop."""
     tune, _, stream = tune.partition("+")
-    how = method(tune, **({"rank": 4, "dropout": 0.1} if tune.endswith("lora") else {}))
+    own = {"oft": {"block": 8}, "vera": {"rank": 8}, "adapter": {"width": 4}}
+    how = method(tune, **({"rank": 4, "dropout": 0.1} if tune.endswith("lora") else own.get(tune, {})))
     dtype = "bfloat16" if changed.get("precision") == "bf16-true" else "float32"
     loaded = load(model, dtype=dtype, stream=bool(stream), cache=Path(folder) / "cache", **how.load_options())
     torch.manual_seed(0)

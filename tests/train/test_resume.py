@@ -78,7 +78,13 @@ def check_resume(llama, tmp_path, references, objective, tune, what, at):
 
 @pytest.mark.parametrize(
     ("objective", "tune", "what", "at"),
-    [("sft", "full", "accumulate", 5), ("dpo", "lora", "save", 2), ("sft:loss", "full", "save", 2)],
+    [
+        ("sft", "full", "accumulate", 5),
+        ("dpo", "lora", "save", 2),
+        ("sft:loss", "full", "save", 2),
+        ("sft", "p_tuning", "save", 2),
+        ("sft", "adapter", "accumulate", 5),
+    ],
 )
 def test_killed_and_continued_equals_never_killed(llama, tmp_path, references, objective, tune, what, at):
     check_resume(llama, tmp_path, references, objective, tune, what, at)
@@ -100,6 +106,13 @@ def test_killed_anywhere_with_a_lean_base_equals_resident_never_killed(
     train_until_killed(llama, tmp_path, objective, tune, what, at)
     train(llama, tmp_path, objective, tune)
     assert contents(tmp_path) == references(objective, tune.removesuffix("+stream"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tune", ["prompt", "p_tuning", "adapter", "ia3", "oft", "vera", "freeze"])
+@pytest.mark.parametrize(("objective", "what", "at"), [("sft", "save", 2), ("dpo", "step", 8)])
+def test_every_other_method_goes_on_where_it_was_killed(llama, tmp_path, references, objective, tune, what, at):
+    check_resume(llama, tmp_path, references, objective, tune, what, at)
 
 
 @pytest.mark.slow

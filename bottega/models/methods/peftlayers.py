@@ -1,4 +1,4 @@
-"""Methods whose layers are PEFT's (IA3, OFT, VeRA, AdaLoRA): put in, counted, saved, merged, and attached again.
+"""Methods whose layers are PEFT's (IA3, OFT, VeRA): put in, counted, saved, merged, and attached again.
 
 Left out: LoRA, whose starts and new tokens have code of their own (methods/lora.py).
 """
@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from peft import AdaLoraConfig, IA3Config, OFTConfig, PeftModel, VeraConfig, get_peft_model
+from peft import IA3Config, OFTConfig, PeftModel, VeraConfig, get_peft_model
 from torch import nn
 
 from bottega.core.errors import UserError
@@ -26,10 +26,9 @@ CONFIGS: dict[str, tuple[str, type[Any]]] = {
     "IA3": ("ia3", IA3Config),
     "OFT": ("oft", OFTConfig),
     "VERA": ("vera", VeraConfig),
-    "ADALORA": ("adalora", AdaLoraConfig),
 }
 """`peft_type` of a saved adapter -> its method's name and PEFT's class of its config."""
-_PARAMETER = re.compile(r"\.(ia3_l|oft_R|vera_lambda_[bd]|lora_[ABE])(\..*)?$")
+_PARAMETER = re.compile(r"\.(ia3_l|oft_R|vera_lambda_[bd])(\..*)?$")
 
 
 def transposed(model: nn.Module, chosen: list[str]) -> bool:
