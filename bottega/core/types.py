@@ -166,9 +166,9 @@ class Term(NamedTuple):
 
 
 Scores = dict[str, "Tensor"]
-"""What the Scorer computed, by need: `nll` () weighted sum of -log p; `logp` (S,); `entropy` (S,); `value` (S,);
-`reward` (Q,); `embedding` (Q, D); `labels` (Q, C) and `tags` (S, C) of a head with C labels; the same of another view with its name in
-front: `ref.logp` (S,)."""
+"""What the Scorer computed, by need: `nll` () weighted sum of -log p; `logp` (S,); `entropy` (S,); `value` (S,); `divergence` (S,)
+from a teacher; `reward` (Q,); `embedding` (Q, D); `labels` (Q, C) and `tags` (S, C) of a head with C labels; the same of another
+view with its name in front: `ref.logp` (S,)."""
 
 Sums = dict[str, "Tensor"]
 """Metrics as sums over the micro-batch; the loop adds them up over micro-batches and ranks. A name `a/b` is divided by
@@ -265,7 +265,7 @@ class Attached:
     of trainable parameters changed (LISA): the loop then rebuilds what hangs on it. reference_kind: `off` (the adapter
     switched off is the model at the stage's start), `copy` (it is not: keep a frozen copy or cached log-probs).
     packs / shards: can train packed rows, under FSDP2. reward: the head of a reward model: one that learns, or, frozen, that of the
-    view `reward` (models/reward.py).
+    view `reward` (models/reward.py). teacher: a models/teacher.py's Teacher, for `divergence`.
     save(folder): what must be on disk beside a state to use the result. merge() -> a plain transformers model.
     """
 
@@ -282,6 +282,7 @@ class Attached:
     packs: bool = True
     shards: bool = True
     reward: nn.Module | None = None
+    teacher: Any = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 

@@ -144,7 +144,7 @@ def token_logp(hidden_SD: Tensor, layer: nn.Module, head: Head, labels_S: Tensor
     def of(hidden: Tensor, labels: Tensor) -> Tensor:
         return torch.log_softmax(logits(hidden, layer, head), -1).gather(1, labels[:, None])[:, 0]
 
-    return _chunked(of, hidden_SD, labels_S, chunk)
+    return chunked(of, hidden_SD, labels_S, chunk)
 
 
 def token_entropy(hidden_SD: Tensor, layer: nn.Module, head: Head, chunk: int) -> Tensor:
@@ -154,10 +154,11 @@ def token_entropy(hidden_SD: Tensor, layer: nn.Module, head: Head, chunk: int) -
         logp = torch.log_softmax(logits(hidden, layer, head), -1)
         return -(logp.exp() * logp).sum(-1)
 
-    return _chunked(of, hidden_SD, torch.zeros(len(hidden_SD), device=hidden_SD.device), chunk)
+    return chunked(of, hidden_SD, torch.zeros(len(hidden_SD), device=hidden_SD.device), chunk)
 
 
-def _chunked(of: Callable[[Tensor, Tensor], Tensor], hidden_SD: Tensor, aside_S: Tensor, chunk: int) -> Tensor:
+def chunked(of: Callable[[Tensor, Tensor], Tensor], hidden_SD: Tensor, aside_S: Tensor, chunk: int) -> Tensor:
+    """of(hidden, aside) -> (rows,) over `chunk` rows at a time, (S,); what is in between is computed again in the backward pass."""
     grows = torch.is_grad_enabled()
     parts = []
     for start in range(0, len(hidden_SD), chunk):

@@ -78,13 +78,14 @@ class Scorer(nn.Module):
             nn.init.zeros_(self.value.weight)
             nn.init.zeros_(self.value.bias)
         self.reward = attached.reward
+        self.teacher = [attached.teacher]  # in a list, as the reference
 
     def forward(self, layout: Layout, targets: Targets, needs: Sequence[str], view: View = "policy") -> Scores:
         """Compute `needs` of one micro-batch.
 
         Args:
-            needs: any of nll (), logp (S,), entropy (S,), value (S,), reward (Q,), embedding (Q, D), labels (Q, C), tags (S, C); S
-                and Q as in `targets`, C labels.
+            needs: any of nll (), logp (S,), entropy (S,), value (S,), divergence (S,), reward (Q,), embedding (Q, D), labels (Q, C),
+                tags (S, C); S and Q as in `targets`, C labels.
             view: whose numbers: the policy's, or the reference's or the joined reward model's (no gradient).
 
         Returns:
@@ -99,6 +100,9 @@ class Scorer(nn.Module):
             hidden_SD, flat = self._hidden(model, layout, arguments)
             scores: Scores = {}
             for need in needs:
+                if need == "divergence":
+                    scores[need] = self._divergence(model, hidden_SD, layout)
+                    continue
                 scores[need] = self._statistic(need, model, hidden_SD, flat, layout, targets)
             return scores
 
@@ -170,6 +174,13 @@ class Scorer(nn.Module):
         out = call(**arguments)[0]
         flat = out.reshape(-1, out.shape[-1])
         return flat[layout.at_S], flat
+
+    def _divergence(self, model: nn.Module, hidden_SD: Tensor, layout: Layout) -> Tensor:
+        """(S,) distances to the teacher's distributions; its row is laid out as the student's is."""
+        (teacher,) = self.teacher
+        assert teacher is not None, "no teacher: `attached.teacher` holds it"
+        layer, told = heads.causal_model(model).get_output_embeddings(), self._arguments(teacher.model, layout, None)
+        return teacher.divergences(hidden_SD, layer, self.head, told, layout.at_S, self.head_chunk)
 
     def _statistic(
         self, need: str, model: nn.Module, hidden_SD: Tensor, flat: Tensor, layout: Layout, targets: Targets

@@ -154,6 +154,8 @@ def assemble_stage(
     rows = read_rows(stage, setup.loaded, setup.template, seed=setup.seed, note=setup.note)
     attached = attach(setup)
     _reward_head(setup, attached)
+    packed = packs(setup.loaded, branches=objectives.OBJECTIVES[stage.objective.name].layout == "branches")
+    packed = _teacher(setup, attached) and packed
     save = saver(setup, attached)
     source = _source(setup, rows)
     settings = settings_of(stage, source.steps_per_epoch)
@@ -166,7 +168,7 @@ def assemble_stage(
         settings,
         vocabulary=_vocabulary(setup.loaded),
         pad_id=tokenizer.pad_token_id or 0,
-        packed=packs(setup.loaded, branches=objectives.OBJECTIVES[stage.objective.name].layout == "branches"),
+        packed=packed,
         save_model=save,
         scratch=setup.folder,
         world=join(),
@@ -258,6 +260,21 @@ def _reward_head(setup: Setup, attached: Attached) -> None:
     if "reward" in objectives.OBJECTIVES[setup.stage.objective.name].needs:
         known = setup.loaded.folder
         attached.reward = load_head(known, attached.model) if has_head(known) else new_head(attached.model)
+
+
+def _teacher(setup: Setup, attached: Attached) -> bool:
+    """Distillation gets its teacher; whether rows may be packed for it too."""
+    name = setup.stage.teacher
+    if name is None:
+        return True
+    from bottega.models.teacher import Teacher
+
+    options = setup.stage.objective.options
+    known = {key: options[key] for key in ("beta", "temperature")}
+    loaded = load(name)
+    module = loaded.attached.model if loaded.attached else loaded.model
+    attached.teacher = Teacher.of(module, loaded.tokenizer, setup.loaded.tokenizer, name=name, **known)
+    return loaded.packs
 
 
 def saver(setup: Setup, attached: Attached) -> Callable[[str], None]:

@@ -28,7 +28,7 @@ from bottega.workshop.recipe_parts import ADAPTERS, MERGING, STREAMING, Choice, 
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 LABELS = ("classification", "multilabel", "regression", "tagging")
-OBJECTIVES_HERE = ("pretrain", "sft", "dpo", "kto", "orpo", "simpo", "cpo", "reward", *LABELS, "contrastive")
+OBJECTIVES_HERE = ("pretrain", "sft", "distil", "dpo", "kto", "orpo", "simpo", "cpo", "reward", *LABELS, "contrastive")
 """Objectives that learn from files; the others need a source of their own (rollouts)."""
 BOUNDS: dict[str, tuple[float, float | None]] = {
     "micro_tokens": (1, None),
@@ -246,8 +246,17 @@ def _check_text(stage: Stage, marks: Marks, place: Keys) -> list[str]:
 
 
 def _check_answers(stage: Stage) -> list[tuple[str, str]]:
-    """What a stage that learns from preferences cannot do: (key, reason)."""
+    """What a stage that learns from preferences or from a teacher cannot do: (key, reason)."""
     kind, wrong = OBJECTIVES[stage.objective.name].data, []
+    if (stage.teacher is None) == (stage.objective.name == "distil"):
+        told = (
+            f"{stage.objective.name} has no teacher; leave it out"
+            if stage.teacher
+            else "distil needs a teacher: name a model"
+        )
+        wrong.append(("teacher", told))
+    if stage.objective.name == "distil" and (stage.parallel == "fsdp" or stage.loop.get("stream")):
+        wrong.append(("teacher", "a teacher is held whole in each process; use parallel: ddp, and no stream"))
     if kind in ("preference", "unpaired") and stage.over_length == "split":
         wrong.append(("over_length", "pairs cannot be split into windows; write drop or truncate"))
     if kind == "unpaired" and stage.shards:

@@ -177,7 +177,7 @@ class Stage:
 
     name: str
     objective: Choice = option(
-        help="pretrain, sft, dpo, kto, orpo, simpo, cpo, reward, classification, multilabel, regression, tagging, contrastive"
+        help="pretrain, sft, distil, dpo, kto, orpo, simpo, cpo, reward, classification, multilabel, regression, tagging, contrastive"
     )
     data: tuple[Part, ...] = option(help="what to learn from")
     method: Choice = option(Choice(name="lora"), "how the model is tuned: full, lora, ...")
@@ -214,6 +214,7 @@ class Stage:
     warmup: float = option(0.0, "steps of warm-up, or below 1 a share of the steps", low=0)
     eval_every: int | None = option(None, "steps between evaluations; default: ten in a run", low=1)
     save_every: int | None = option(None, "steps between checkpoints; default: five in a run", low=1)
+    teacher: str | None = option(None, "distil: the model to learn from, with the same tokens")
     false_positives: float | None = option(
         None,
         "labels: the threshold of most recall with at most this share of false positives; default: of the best F1",

@@ -79,6 +79,25 @@ def test_hh_rlhf_is_aligned_by_dpo_and_its_held_out_loss_falls(model, shared_dat
     assert f"{intake['read']} read" in capsys.readouterr().err
 
 
+def test_a_reward_model_learns_from_hh_rlhf_and_says_its_held_out_accuracy_with_an_interval(
+    model, shared_data, tmp_path, capsys
+):
+    """Nothing about the accuracy is pinned: a random tiny model and 16 held-out pairs say nothing about it."""
+    data = head(shared_data("hh_rlhf/pairs.jsonl"), tmp_path / "pairs.jsonl", 80)
+    keys = ("warm.data.0.path", "warm.data.1.path", "judge.data")
+    words = ["run", str(RECIPES / "hh-reward.yaml"), *(f"{key}={data}" for key in keys), "warm.steps=1", "warm.lr=1e-7"]
+    words += ["judge.steps=3", "judge.eval_every=3", "judge.batch=4", "judge.validation=0.2", "judge.allow_loss=1"]
+    assert cli.door([*words, f"model={model}", "--out", str(tmp_path / "run")]) == 0
+    facts = json.loads((tmp_path / "run" / "stages" / "02-judge" / "stage.json").read_text())
+    assert facts["eval.accuracy_low"] <= facts["eval.accuracy"] <= facts["eval.accuracy_high"]
+    assert "accuracy on " in capsys.readouterr().err
+    assert (
+        cli.door(["score", str(tmp_path / "run"), str(data), "--max-tokens", "256", "--allow-loss", "2", "--json"]) == 0
+    )
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert scores["pairs"] >= 70 and scores["low"] <= scores["accuracy"] <= scores["high"]
+
+
 @pytest.mark.parametrize("name", ["phoenix.md", "phoenix.pdf"])
 def test_a_document_is_read_on_and_the_loss_of_its_held_out_passages_falls(model, shared_data, tmp_path, name, capsys):
     data = shared_data(f"documents/{name}")

@@ -15,7 +15,10 @@ from bottega import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-PARTS = {"hh-dpo": ("warm.data.0.path", "warm.validation.0.path", "align.data", "align.validation")}
+PARTS = {
+    "hh-dpo": ("warm.data.0.path", "warm.validation.0.path", "align.data", "align.validation"),
+    "hh-reward": ("warm.data.0.path", "warm.data.1.path", "judge.data", "judge.validation"),
+}
 """Recipes that read what an earlier command of their head wrote, and the keys that say where."""
 HEAD = ("Command:", "Data:", "Hardware:", "Time:", "Score:")
 

@@ -26,6 +26,7 @@ from bottega.data.order import Banded
 from bottega.models.load import load
 from bottega.models.methods import method
 from bottega.models.reward import new_head
+from bottega.models.teacher import Teacher
 from bottega.train.assemble import assemble
 from bottega.train.curriculum import ByLoss
 from bottega.train.loop import Loop
@@ -88,6 +89,15 @@ def source_of(rows: list[Row], kind: str, folder: Path) -> Source:
     return Dataset(rows, batch=6, seed=5)
 
 
+def noisy_teacher(model: str) -> Teacher:
+    """The model with other weights than the student's, the same in every process."""
+    other = load(model)
+    noise = torch.Generator().manual_seed(9)
+    for parameter in other.model.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=noise)
+    return Teacher.of(other.model, other.tokenizer, other.tokenizer, name="noisy", beta=0.5, temperature=1.0)
+
+
 def train(
     model: str,
     folder: str,
@@ -115,6 +125,8 @@ def train(
     if objective == "kto":
         batch = [replace(row, extras={"label": (float(row.index % 2),) * 2}) for row in batch]
     attached.reward = new_head(attached.model) if "reward" in chosen.needs else None
+    if "divergence" in chosen.needs:
+        attached.teacher = noisy_teacher(model)
     parts = assemble(
         attached,
         chosen,

@@ -183,7 +183,15 @@ def test_every_optimizer_in_every_precision_continues_bit_for_bit(llama, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("objective", "tune"), [("reward", "lora"), ("kto", "lora"), ("orpo", "full"), ("simpo", "lora"), ("cpo", "lora")]
+    ("objective", "tune"),
+    [
+        ("reward", "lora"),
+        ("kto", "lora"),
+        ("orpo", "full"),
+        ("simpo", "lora"),
+        ("cpo", "lora"),
+        ("distil", "lora"),
+    ],
 )
 def test_every_objective_from_preferences_continues_bit_for_bit(llama, tmp_path, objective, tune):
     check_stopped(llama, tmp_path, tune, 7, objective)

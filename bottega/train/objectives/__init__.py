@@ -32,6 +32,7 @@ OBJECTIVES: dict[str, Entry] = {
     "pretrain": Entry("bottega.train.objectives.language:language_model", "text", "single", ("nll",), ("tokens",)),
     "sft": Entry("bottega.train.objectives.language:language_model", "chat", "single", ("nll",), ("tokens",)),
     "dpo": Entry("bottega.train.objectives.preference:dpo", "preference", "branches", ("logp", "ref.logp"), ("pairs",)),
+    "distil": Entry("bottega.train.objectives.distil:distil", "chat", "single", ("divergence", "nll"), ("tokens",)),
     "kto": Entry(
         "bottega.train.objectives.unpaired:kto",
         "unpaired",
