@@ -92,10 +92,10 @@ def test_a_reward_model_learns_from_hh_rlhf_and_says_its_held_out_accuracy_with_
     assert facts["eval.accuracy_low"] <= facts["eval.accuracy"] <= facts["eval.accuracy_high"]
     assert "accuracy on " in capsys.readouterr().err
     assert (
-        cli.door(["score", str(tmp_path / "run"), str(data), "--max-tokens", "256", "--allow-loss", "2", "--json"]) == 0
+        cli.door(["score", str(tmp_path / "run"), str(data), "--max-tokens", "512", "--allow-loss", "2", "--json"]) == 0
     )
     scores = json.loads(capsys.readouterr().out)["scores"]
-    assert scores["pairs"] >= 70 and scores["low"] <= scores["accuracy"] <= scores["high"]
+    assert scores["pairs"] >= 30 and scores["low"] <= scores["accuracy"] <= scores["high"]
 
 
 @pytest.mark.parametrize("name", ["phoenix.md", "phoenix.pdf"])
