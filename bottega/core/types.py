@@ -205,7 +205,7 @@ class Spec:
     layout: how rows lie: `single` (one branch), `branches` (a shared prefix and its branches), `pooled` (one vector a
     sequence). needs: what the Scorer must compute. units: the units its terms use. prepare(rows, score) -> rows with `tokens` or
     `extras` added: no gradient, all ranks, before the micro-batches. coupled: the loss joins rows across
-    micro-batches (in-batch contrastive).
+    micro-batches (in-batch contrastive). signed: the loss may be 0 or below and says nothing by itself (policy gradients).
     """
 
     objective: Objective
@@ -214,6 +214,7 @@ class Spec:
     units: tuple[str, ...] = ("tokens",)
     prepare: Callable[..., list[Row]] | None = None
     coupled: bool = False
+    signed: bool = False
 
 
 class Source(Protocol):

@@ -27,6 +27,7 @@ FORMATS: dict[str, Format] = {
     "prompt_completion": shapes.prompt_completion,
     "prompt_response": shapes.prompt_completion,
     "text": shapes.text,
+    "prompt": shapes.prompt,
     "preference": shapes.preference,
     "unpaired": shapes.unpaired,
     "labelled": shapes.labelled,
@@ -75,7 +76,9 @@ def _looks_like(record: Record) -> str | None:
         return "tagged"
     if has & {"text", "sentence"} and has & {"label", "labels", "score"}:
         return "labelled"
-    return "text" if has & {"text", "content", "document"} else None
+    if has & {"text", "content", "document"}:
+        return "text"
+    return "prompt" if has & set(shapes.ASKED) else None
 
 
 def detect(records: Iterable[Record]) -> str:

@@ -41,6 +41,8 @@ PAIRS = tuple(
     for answered in answers
 )
 """Columns that make an exercise: what was asked and what is answered, in the order in which they are looked for."""
+ASKED = ("prompt", "question", "instruction", "query")
+"""Columns that ask something, of rows that hold no answer."""
 ANSWERS = ("completion", "response", "answer", "output")
 _PRETRAINING = re.compile(r"<\|(system|user|assistant)\|>\n?")
 _NAMED_KEYS = {"system", "tools", "messages", "conversations", "chosen", "rejected", TYPE_KEY}
@@ -157,6 +159,15 @@ def prompt_completion(record: Record, where: Where) -> Sample:
     return Conversation(
         turns=turns, tools=tools_of(record.get("tools")), where=where, meta=_meta(record, asked, answered)
     )
+
+
+def prompt(record: Record, where: Where) -> Sample:
+    """Something asked and not answered: a text or a list of messages; the other columns stay with it."""
+    column = _first(record, ASKED)
+    turns = _with_system(record, prompt_of(_need(record, column), column))
+    if not turns or turns[-1].role == "assistant":
+        raise BadRow(column, "a prompt that ends with an answer")
+    return Conversation(turns=turns, tools=tools_of(record.get("tools")), where=where, meta=_meta(record, column))
 
 
 def text(record: Record, where: Where) -> Sample:

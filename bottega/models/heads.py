@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
-    """logits = cap(scale * (W h + b)).
+    """logits = cap(scale * (W h + b)) / temperature; the temperature is that at which answers are sampled, else 1.
 
     kind: `linear` W and b are read directly; `module` the layer is called (an adapter sits on it, or it is no plain
     linear layer); `own` none of these equals the model's logits, which are then computed by the model itself.
@@ -33,6 +33,7 @@ class Head:
     kind: Literal["linear", "module", "own"]
     scale: float = 1.0
     softcap: float | None = None
+    temperature: float = 1.0
 
     def describe(self) -> str:
         if self.kind == "own":
@@ -107,7 +108,7 @@ def logits(hidden_SD: Tensor, layer: nn.Module, head: Head) -> Tensor:
         out = out * head.scale
     if head.softcap is not None:
         out = head.softcap * torch.tanh(out / head.softcap)
-    return out
+    return out / head.temperature if head.temperature != 1.0 else out
 
 
 def nll_total(hidden_SD: Tensor, layer: Any, head: Head, labels_S: Tensor, weights_S: Tensor, chunk: int) -> Tensor:
@@ -117,7 +118,8 @@ def nll_total(hidden_SD: Tensor, layer: Any, head: Head, labels_S: Tensor, weigh
     in the forward pass; else the twin below recomputes them.
     """
     uniform = bool((weights_S == 1).all()) and not _rounds(hidden_SD)
-    if head.kind == "linear" and head.softcap is None and uniform and hasattr(F, "linear_cross_entropy"):
+    plain = head.kind == "linear" and head.softcap is None and head.temperature == 1.0
+    if plain and uniform and hasattr(F, "linear_cross_entropy"):
         options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk)
         scaled = hidden_SD * head.scale if head.scale != 1.0 else hidden_SD
         bias = layer.bias * head.scale if layer.bias is not None and head.scale != 1.0 else layer.bias

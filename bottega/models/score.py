@@ -80,6 +80,10 @@ class Scorer(nn.Module):
         self.reward = attached.reward
         self.teacher = [attached.teacher]  # in a list, as the reference
 
+    def sampled_at(self, temperature: float) -> None:
+        """From now on log-probabilities are those of logits / temperature, as a Sampler at that temperature draws from."""
+        self.head = replace(self.head, temperature=temperature)
+
     def forward(self, layout: Layout, targets: Targets, needs: Sequence[str], view: View = "policy") -> Scores:
         """Compute `needs` of one micro-batch.
 
@@ -211,7 +215,7 @@ class Scorer(nn.Module):
         out = heads.causal_model(model)(**arguments, output_hidden_states="value" in needs)
         whole = out.logits
         logits_SV = whole[0] if "logits_to_keep" in arguments else whole.reshape(-1, whole.shape[-1])[layout.at_S]
-        logp_SV = torch.log_softmax(logits_SV.float(), -1)
+        logp_SV = torch.log_softmax(logits_SV.float() / self.head.temperature, -1)
         logp_S = logp_SV.gather(1, targets.labels_S[:, None])[:, 0]
         scores: Scores = {"nll": -(targets.weights_S * logp_S).sum(), "logp": logp_S}
         if "entropy" in needs:

@@ -249,7 +249,7 @@ class Loop:
         return settings.lr * scale
 
     def _check_done(self, loss: float) -> None:
-        if loss == 0.0:
+        if loss == 0.0 and not self.parts.spec.signed:
             raise UserError(
                 f"step {self.step}: the loss is exactly 0, so no token is being learned: look at the rows with `data inspect`"
             )

@@ -166,7 +166,7 @@ def assemble_stage(
         objectives.spec(stage.objective.name, **options_of(stage, rows.train, setup.loaded.purpose)),
         source,
         settings,
-        vocabulary=_vocabulary(setup.loaded),
+        vocabulary=vocabulary(setup.loaded),
         pad_id=tokenizer.pad_token_id or 0,
         packed=packed,
         save_model=save,
@@ -185,7 +185,8 @@ def assemble_stage(
     return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save, measure=measure)
 
 
-def _vocabulary(loaded: Loaded) -> int:
+def vocabulary(loaded: Loaded) -> int:
+    """How many token ids the model knows."""
     embeddings: Any = loaded.model.get_input_embeddings()  # type: ignore[operator]
     return int(embeddings.weight.shape[0])
 

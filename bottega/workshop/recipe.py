@@ -20,7 +20,7 @@ from bottega.data.clean.steps import STEPS
 from bottega.models.methods import METHODS
 from bottega.train.objectives import OBJECTIVES
 from bottega.train.settings import LR_OF_OPTIMIZER, OF_OPTIMIZER, most_tokens
-from bottega.workshop import recipe_checks, recipe_file
+from bottega.workshop import recipe_checks, recipe_file, recipe_online
 from bottega.workshop.recipe_checks import LOOP
 from bottega.workshop.recipe_parts import ADAPTERS, Choice, Evaluate, Part, Recipe, Stage
 
@@ -74,6 +74,7 @@ def to_plain(recipe: Recipe, folder: Path | None = None) -> dict[str, Any]:
         stage |= stage.pop("loop")
         for key in ("objective", "method"):
             stage[key] = _flat(stage[key])
+        recipe_online.flat(stage)
         validation = stage["validation"] or {}
         for holder in (stage, *stage["data"], *validation.get("data", ())):
             holder["clean"] = [_flat(step) for step in holder["clean"]] if holder["clean"] is not None else None
@@ -112,7 +113,8 @@ def _complete(recipe: Recipe) -> Recipe:
     """Defaults that depend on other fields, written out, so that the resolved recipe says everything."""
     stages = []
     for i, stage in enumerate(recipe.stages):
-        factor = PREFERENCE_LR if "ref.logp" in OBJECTIVES[stage.objective.name].needs else 1.0
+        entry = OBJECTIVES[stage.objective.name]
+        factor = PREFERENCE_LR if "ref.logp" in entry.needs or entry.data == "prompt" else 1.0
         optimizer = stage.loop.get("optimizer", "")
         last = i + 1 == len(recipe.stages)
         adapter = stage.method.name in ADAPTERS
@@ -125,10 +127,16 @@ def _complete(recipe: Recipe) -> Recipe:
                 then=stage.then or ("continue" if last and adapter else "merge"),
                 objective=_with_defaults(stage.objective, OBJECTIVES[stage.objective.name].function),
                 method=_with_defaults(stage.method, METHODS[stage.method.name]),
-                loop={**LOOP, **OF_OPTIMIZER.get(optimizer, {}), **stage.loop},
+                loop={**LOOP, **OF_OPTIMIZER.get(optimizer, {}), **_signed(stage), **stage.loop},
+                **recipe_online.complete(stage),
             )
         )
     return dataclasses.replace(recipe, stages=tuple(stages))
+
+
+def _signed(stage: Stage) -> dict[str, Any]:
+    """A loss that may be 0 or below has no spikes, and a policy gradient keeps its learning rate."""
+    return {"spikes": "off", "schedule": "constant"} if stage.objective.name in recipe_online.ONLINE else {}
 
 
 def _with_step_defaults(steps: tuple[Choice, ...] | None) -> tuple[Choice, ...] | None:

@@ -23,13 +23,12 @@ from bottega.train import trackers
 from bottega.train.objectives import OBJECTIVES
 from bottega.train.schedule import SCHEDULES
 from bottega.train.settings import OF_OPTIMIZER, LoopSettings, conflicts
-from bottega.workshop import cleaning, recipe_file, recipe_mixtures
+from bottega.workshop import cleaning, recipe_file, recipe_mixtures, recipe_online
 from bottega.workshop.recipe_parts import ADAPTERS, MERGING, STREAMING, Choice, Part, Recipe, Stage
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 LABELS = ("classification", "multilabel", "regression", "tagging")
-OBJECTIVES_HERE = ("pretrain", "sft", "distil", "dpo", "kto", "orpo", "simpo", "cpo", "reward", *LABELS, "contrastive")
-"""Objectives that learn from files; the others need a source of their own (rollouts)."""
+OBJECTIVES_HERE = tuple(OBJECTIVES)
 BOUNDS: dict[str, tuple[float, float | None]] = {
     "micro_tokens": (1, None),
     "memory_gb": (0, None),
@@ -108,6 +107,7 @@ def check(recipe: Recipe, marks: Marks) -> list[str]:
         mistakes += _check_text(stage, marks, ("stages", i))
         mistakes += _check_clean(stage, marks, ("stages", i))
         mistakes += recipe_mixtures.check(stage, marks, ("stages", i))
+        mistakes += recipe_online.check(stage, marks, ("stages", i))
     try:
         trackers.check(recipe.track)
     except UserError as error:

@@ -17,6 +17,7 @@ from bottega.core.textio import progress
 from bottega.workshop.cleaning import HELD, write_held
 from bottega.workshop.interrupt import REASON, Watched
 from bottega.workshop.ranks import Ranks
+from bottega.workshop.recipe_online import ONLINE
 from bottega.workshop.record import Record, stage_record
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def run_stage(this: Session, number: int) -> dict[str, Any]:
 def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     from bottega.data.chat import Template
     from bottega.train.trackers import Tracked
-    from bottega.workshop import build, result
+    from bottega.workshop import build, build_online, result
     from bottega.workshop.labels import answers_of
     from bottega.workshop.shard_cache import tokenizer_identity
 
@@ -114,7 +115,8 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
         return shown[-1]
 
     try:
-        bench = build.assemble_stage(setup, show, this.ranks.join)
+        builder = build_online if stage.objective.name in ONLINE else build
+        bench = builder.assemble_stage(setup, show, this.ranks.join)
         shown[-1].loop = bench.loop
         bench.parts.stopping = lambda: this.ranks.interrupts.received is not None
         if leads:

@@ -14,8 +14,9 @@ from bottega.models.generate import Generator
 from bottega.models.layout import lay
 from bottega.models.load import load
 from bottega.models.methods import method
+from bottega.train.advantages import Sampled, gae
+from bottega.train.experience import Experience
 from bottega.train.scoring import score_rows, with_reference
-from bottega.train.source import Experience, with_advantages
 from tests.models.tiny import tiny_model
 from tests.train.clients import VOCABULARY, make_loop, on_ranks, rows, weights
 
@@ -85,8 +86,20 @@ def test_ppo_learns_from_one_rollout_with_policy_value_and_reference_on_one_base
             score["ref.logp"] = reference["logp"]
         for reply, score in zip(replies, scores, strict=True):
             np.testing.assert_allclose(reply.logps, score["logp"], atol=1e-4)
-        rewards = [float(sum(token % 2 for token in reply.ids)) for reply in replies]
-        return with_advantages(drafts, rewards, scores)
+        sampled = [
+            Sampled(
+                rewards=np.array([float(sum(token % 2 for token in reply.ids))]),
+                lengths=np.array([len(reply.ids)]),
+                logp=score["logp"],
+                ref_logp=score["ref.logp"],
+                value=score["value"],
+            )
+            for reply, score in zip(replies, scores, strict=True)
+        ]
+        return [
+            replace(draft, tokens={"old.logp": one.logp, "old.value": one.value, **found})
+            for draft, one, found in zip(drafts, sampled, gae(sampled), strict=True)
+        ]
 
     loop.parts.source = source = Experience(collect, minibatch=2, epochs=2, seed=0, max_kl=0.1)
     lines = [loop.one_step() for _ in range(4)]

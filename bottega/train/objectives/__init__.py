@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from bottega.core.types import Spec
 
 
 class Entry(NamedTuple):
-    """One line of the table. `data` is the kind of sample it learns from."""
+    """One line of the table. `data` is the kind of sample it learns from; `advantage` the usual one, of those that learn from their own answers."""
 
     function: str
     data: str
@@ -26,6 +27,7 @@ class Entry(NamedTuple):
     units: tuple[str, ...]
     coupled: bool = False
     prepare: str = ""
+    advantage: Mapping[str, Any] = {}
 
 
 OBJECTIVES: dict[str, Entry] = {
@@ -46,7 +48,50 @@ OBJECTIVES: dict[str, Entry] = {
     "cpo": Entry("bottega.train.objectives.pairs:cpo", "preference", "branches", ("logp",), ("pairs",)),
     "reward": Entry("bottega.train.objectives.reward:bradley_terry", "preference", "branches", ("reward",), ("pairs",)),
     "ppo": Entry(
-        "bottega.train.objectives.policy:ppo", "prompt", "branches", ("logp", "value", "entropy"), ("tokens",)
+        "bottega.train.objectives.policy:ppo",
+        "prompt",
+        "branches",
+        ("logp", "value", "entropy"),
+        ("tokens",),
+        advantage={"name": "gae"},
+    ),
+    "grpo": Entry(
+        "bottega.train.objectives.groups:grpo", "prompt", "branches", ("logp",), ("rows",), advantage={"name": "group"}
+    ),
+    "dr_grpo": Entry(
+        "bottega.train.objectives.groups:dr_grpo",
+        "prompt",
+        "branches",
+        ("logp",),
+        ("rows",),
+        advantage={"name": "group", "scale": False},
+    ),
+    "dapo": Entry(
+        "bottega.train.objectives.groups:dapo",
+        "prompt",
+        "branches",
+        ("logp",),
+        ("tokens",),
+        advantage={"name": "group"},
+    ),
+    "gspo": Entry(
+        "bottega.train.objectives.groups:gspo", "prompt", "branches", ("logp",), ("rows",), advantage={"name": "group"}
+    ),
+    "rloo": Entry(
+        "bottega.train.objectives.groups:rloo",
+        "prompt",
+        "branches",
+        ("logp",),
+        ("rows",),
+        advantage={"name": "leave_one_out"},
+    ),
+    "reinforce_pp": Entry(
+        "bottega.train.objectives.groups:reinforce_pp",
+        "prompt",
+        "branches",
+        ("logp",),
+        ("tokens",),
+        advantage={"name": "batch"},
     ),
     "classification": Entry(
         "bottega.train.objectives.labels:classification", "labelled", "pooled", ("labels",), ("rows",)
@@ -81,6 +126,7 @@ def spec(name: str, **options: Any) -> Spec:
         units=entry.units,
         coupled=entry.coupled,
         prepare=_resolve(entry.prepare) if entry.prepare else None,
+        signed=entry.data == "prompt",
     )
 
 

@@ -1,6 +1,6 @@
-"""Policy-gradient objectives on sampled answers; the rollouts and advantages come with the rows (train/source.py).
+"""Policy-gradient objectives on sampled answers; the rollouts and advantages come with the rows (train/rollout.py, train/advantages.py).
 
-Left out: the group-relative family.
+Left out: the group-relative family (groups.py).
 
 Shapes: S supervised positions (the sampled tokens).
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from bottega.core.types import Scores, Sums, Targets, Term
+from bottega.train.objectives.told import told
 
 
 def ppo(
@@ -54,7 +55,6 @@ def ppo(
             "loss/tokens": terms["policy"].total.detach(),
             "value_loss/tokens": terms["value"].total.detach(),
             "entropy/tokens": (weights * scores["entropy"]).sum().detach(),
-            "approx_kl/tokens": (weights * (ratio - 1 - log_ratio)).sum(),
             "clipped/tokens": (weights * ((ratio - 1).abs() > clip)).sum(),
         }
-    return terms, sums
+    return terms, sums | told(scores["logp"].detach(), targets)

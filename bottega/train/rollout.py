@@ -1,0 +1,298 @@
+"""A round of the policy's own answers: prompts drawn, answers sampled, rewarded, scored, turned into rows to learn from.
+
+Left out: the minibatches that are made of a round (experience.py), how good a token was (advantages.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bottega.core.rundir import append_jsonl, trim_jsonl
+from bottega.core.types import Reply, Row, Sampler, Tokens
+from bottega.data.order import Shuffled
+from bottega.data.prompts import Prompt
+from bottega.grade.rewards import Answer
+from bottega.train.advantages import Advantage, Sampled
+from bottega.train.bounds import Memory
+from bottega.train.parts import Parts
+from bottega.train.rewards import Composition, Judged
+from bottega.train.scoring import score_rows
+
+EXAMPLES = 2
+"""Answers of a round that are written down to be read: the best and the worst."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How a round is made.
+
+    prompts: drawn for a round; group: answers each; max_tokens, temperature: of an answer. needs: what the trainer's own scores are
+    wanted for: `logp` (else the sampler's are taken), `value`, `reference`. cut: what becomes of answers that max_tokens cut: `keep`
+    them, or `mask` them out of the loss; cut_penalty: taken off their reward. resample: rounds of further prompts for those whose
+    answers all have one reward (dynamic sampling, DAPO section 3.2).
+    """
+
+    prompts: int
+    group: int
+    max_tokens: int
+    temperature: float
+    seed: int
+    needs: tuple[str, ...] = ()
+    cut: str = "keep"
+    cut_penalty: float = 0.0
+    resample: int = 0
+    stops: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    batch: int = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Group:
+    """A prompt, its answers, their rewards (G,) and each reward's part (G,) by name."""
+
+    index: int
+    prompt: Prompt
+    replies: tuple[Reply, ...]
+    rewards: np.ndarray
+    parts: Mapping[str, np.ndarray]
+
+    @property
+    def flat(self) -> bool:
+        """Whether all answers have one reward, so that they say nothing about one another."""
+        return bool((self.rewards == self.rewards[0]).all())
+
+
+class Collector:
+    """Called with a round's number, gives its rows; a function of the weights, the memory and the number alone.
+
+    `parts` are set when they are built. log: where a line a round is written.
+    """
+
+    parts: Parts
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        sampler: Sampler,
+        reward: Composition,
+        advantage: Advantage,
+        plan: Plan,
+        *,
+        memory: Memory,
+        micro_tokens: int,
+        log: Path | None = None,
+    ) -> None:
+        assert prompts
+        self.prompts, self.sampler, self.reward, self.advantage, self.plan = prompts, sampler, reward, advantage, plan
+        self.memory, self.micro_tokens, self.log = memory, micro_tokens, log
+        self._trimmed = False
+
+    def __call__(self, number: int) -> list[Row]:
+        """The rows of round `number`."""
+        groups, drawn = self._groups()
+        rows = [self._row(group) for group in groups]
+        scores = self._scores(rows, groups)
+        made = self._with_advantages(rows, groups, scores)
+        self._write(number, groups, drawn)
+        return made
+
+    def draw(self, count: int) -> list[tuple[int, int]]:
+        """(place in the stream, prompt) of the next `count` prompts: epoch after epoch, each in its own order."""
+        size, found = len(self.prompts), []
+        while len(found) < count:
+            epoch, at = divmod(self.memory.taken, size)
+            for index in Shuffled(size, self.plan.seed, epoch).take(at, count - len(found)):
+                found.append((self.memory.taken, index))
+                self.memory.taken += 1
+        return found
+
+    def _groups(self) -> tuple[list[Group], int]:
+        """Groups to learn from, and how many were sampled for them."""
+        plan = self.plan
+        groups = self._sample(plan.prompts)
+        drawn = len(groups)
+        for _ in range(plan.resample):
+            good = [group for group in groups if not group.flat]
+            if len(good) == plan.prompts:
+                break
+            fresh = self._sample(plan.prompts - len(good))
+            drawn += len(fresh)
+            flat = [group for group in groups if group.flat]
+            groups = good + [group for group in fresh if not group.flat]
+            groups += (flat + [group for group in fresh if group.flat])[: plan.prompts - len(groups)]
+        return groups, drawn
+
+    def _sample(self, count: int) -> list[Group]:
+        plan, chosen = self.plan, self.draw(count)
+        replies = self.sampler.sample(
+            [self.prompts[index].ids for _, index in chosen],
+            n=plan.group,
+            seed=[(plan.seed << 32) + place for place, _ in chosen],
+            max_tokens=plan.max_tokens,
+            temperature=plan.temperature,
+            batch=max(plan.group, plan.batch),
+            **plan.stops,
+        )
+        groups = [replies[i : i + plan.group] for i in range(0, len(replies), plan.group)]
+        judged = self._judge([self.prompts[index] for _, index in chosen], groups)
+        found = []
+        for at, ((_, index), own) in enumerate(zip(chosen, groups, strict=True)):
+            span = slice(at * plan.group, (at + 1) * plan.group)
+            cut = np.array([reply.finish == "length" for reply in own])
+            rewards = judged.total[span] - plan.cut_penalty * cut
+            parts = {name: values[span] for name, values in judged.parts.items()}
+            found.append(
+                Group(index=index, prompt=self.prompts[index], replies=tuple(own), rewards=rewards, parts=parts)
+            )
+        return found
+
+    def _judge(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Reply]]) -> Judged:
+        return self.reward(
+            [as_answer(prompt, reply) for prompt, own in zip(prompts, groups, strict=True) for reply in own]
+        )
+
+    def _row(self, group: Group) -> Row:
+        """The prompt, computed once, and its answers; what was cut trains nothing where the plan says so."""
+        plan = self.plan
+        masked = [plan.cut == "mask" and reply.finish == "length" for reply in group.replies]
+        if all(masked):
+            masked = [False] * len(masked)  # a row must have a token; its advantage is nothing
+        count = len(group.replies)
+        extras: dict[str, list[float]] = {
+            "reward": group.rewards.tolist(),
+            "reward_spread": [float(group.rewards.std())] * count,
+            "length": [float(len(reply.ids)) for reply in group.replies],
+            "cut": [float(reply.finish == "length") for reply in group.replies],
+            "max_tokens": [float(plan.max_tokens)] * count,
+        }
+        if len(group.parts) > 1:
+            extras |= {f"reward.{name}": np.nan_to_num(values).tolist() for name, values in group.parts.items()}
+        return Row(
+            index=group.index,
+            prefix=Tokens(group.prompt.ids, [0.0] * len(group.prompt.ids)),
+            branches=tuple(
+                Tokens(reply.ids, [0.0 if out else 1.0] * len(reply.ids))
+                for reply, out in zip(group.replies, masked, strict=True)
+            ),
+            extras=extras,
+        )
+
+    def _scores(self, rows: Sequence[Row], groups: Sequence[Group]) -> list[dict[str, Any]]:
+        """Per row: `logp` of the policy that sampled, `ref.logp` and `value` where they are wanted, and how far sampler and
+        trainer are apart."""
+        own = [need for need in self.plan.needs if need != "reference"]
+        scores: list[dict[str, Any]] = [{} for _ in rows]
+        if own:
+            scores = score_rows(self.parts, rows, sorted({*own, "logp"}), micro_tokens=self.micro_tokens)
+        if "reference" in self.plan.needs:
+            found = score_rows(self.parts, rows, ("logp",), view="reference", micro_tokens=self.micro_tokens)
+            for score, reference in zip(scores, found, strict=True):
+                score["ref.logp"] = reference["logp"]
+        for row, group, score in zip(rows, groups, scores, strict=True):
+            learned = [r.logps for r, b in zip(group.replies, row.branches, strict=True) if any(b.trains)]
+            sampled = np.concatenate([np.asarray(logps, dtype=np.float32) for logps in learned])
+            if "logp" in score:
+                shift = (score["logp"] - sampled).astype(np.float64)
+                score["drift"] = float((np.exp(shift) - 1 - shift).mean())
+            else:
+                score["logp"] = sampled
+        return scores
+
+    def _with_advantages(
+        self, rows: Sequence[Row], groups: Sequence[Group], scores: Sequence[Mapping[str, Any]]
+    ) -> list[Row]:
+        nothing = np.zeros(0, dtype=np.float32)
+        sampled = [
+            Sampled(
+                rewards=group.rewards,
+                lengths=np.array([len(b.ids) if any(b.trains) else 0 for b in row.branches]),
+                logp=score["logp"],
+                ref_logp=score.get("ref.logp", nothing),
+                value=score.get("value", nothing),
+            )
+            for row, group, score in zip(rows, groups, scores, strict=True)
+        ]
+        found = self.advantage(sampled)
+        made = []
+        for row, score, numbers in zip(rows, scores, found, strict=True):
+            tokens = {"old.logp": score["logp"], **numbers}
+            tokens |= {"old.value": score["value"]} if "value" in score else {}
+            tokens |= {"ref.logp": score["ref.logp"]} if "ref.logp" in score else {}
+            extras = dict(row.extras)
+            if "drift" in score:
+                extras["drift"] = [score["drift"]] * len(row.branches)
+            made.append(
+                dataclasses.replace(
+                    row,
+                    extras=extras,
+                    tokens={name: np.asarray(values, dtype=np.float32) for name, values in tokens.items()},
+                )
+            )
+        return made
+
+    def _write(self, number: int, groups: Sequence[Group], drawn: int) -> None:
+        """A line about the round: each reward's mean, spread and share at zero, and answers to read."""
+        if self.log is None or self.parts.world.rank:
+            return
+        names = list(groups[0].parts)
+        judged = Judged(
+            total=np.concatenate([group.rewards for group in groups]),
+            parts={name: np.concatenate([group.parts[name] for group in groups]) for name in names},
+        )
+        flat = [(float(r), g, reply) for g in groups for r, reply in zip(g.rewards, g.replies, strict=True)]
+        ranked = sorted(flat, key=lambda one: -one[0])
+        shown = [ranked[0], ranked[-1]][: min(EXAMPLES, len(ranked))]
+        if not self._trimmed:
+            trim_jsonl(self.log, lambda line: line["round"] < number)
+            self._trimmed = True
+        with append_jsonl(self.log) as log:
+            log.write(
+                {
+                    "round": number,
+                    "prompts": len(groups),
+                    "sampled": drawn,
+                    "flat": sum(group.flat for group in groups),
+                    "rewards": judged.stats(),
+                    "length": float(np.mean([len(reply.ids) for _, _, reply in flat])),
+                    "cut": float(np.mean([reply.finish == "length" for _, _, reply in flat])),
+                    "examples": [{"prompt": g.prompt.text, "reply": r.text, "reward": value} for value, g, r in shown],
+                }
+            )
+
+
+def as_answer(prompt: Prompt, reply: Reply) -> Answer:
+    """A reply as it is judged."""
+    return Answer(
+        prompt=prompt.text,
+        reply=reply.text,
+        finish=reply.finish,
+        num_tokens=len(reply.ids),
+        truth=prompt.truth,
+        row=prompt.row,
+    )
+
+
+def held_out(
+    prompts: Sequence[Prompt],
+    sampler: Sampler,
+    rewards: Mapping[str, Composition],
+    *,
+    max_tokens: int,
+    stops: Mapping[str, Any],
+) -> Callable[[int], Mapping[str, float]]:
+    """A function step -> mean of each composition over greedy answers to held-out prompts, with their length and share cut."""
+
+    def validate(_: int) -> Mapping[str, float]:
+        replies = sampler.sample([prompt.ids for prompt in prompts], max_tokens=max_tokens, logps=False, **stops)
+        answers = [as_answer(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+        found = {name: float(reward(answers).total.mean()) for name, reward in rewards.items()}
+        return found | {
+            "length": float(np.mean([len(reply.ids) for reply in replies])),
+            "cut": float(np.mean([reply.finish == "length" for reply in replies])),
+        }
+
+    return validate

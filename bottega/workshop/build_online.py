@@ -1,0 +1,213 @@
+"""Wiring of a stage that learns from its own answers: prompts, sampler, rewards, rounds, the loop.
+
+Left out: stages whose rows are there before they begin (build.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bottega.core.types import Progress, Row, Tokens
+from bottega.data.clean.held import Keys
+from bottega.data.holdout import hold_out
+from bottega.data.prompts import Prompt, prompts
+from bottega.evals.engine import end_of_turn
+from bottega.evals.hook import undisturbed
+from bottega.grade import rewards
+from bottega.models.generate import Generator
+from bottega.models.reference import frozen_copy
+from bottega.train import advantages, objectives, parallel
+from bottega.train.assemble import assemble
+from bottega.train.bounds import Bounds, Memory
+from bottega.train.experience import Experience, Rounds
+from bottega.train.loop import Loop
+from bottega.train.rewards import Composition, Weighed
+from bottega.train.rollout import Collector, Plan, held_out
+from bottega.train.settings import most_tokens
+from bottega.workshop.build import Bench, Setup, attach, saver, settings_of, vocabulary
+from bottega.workshop.cleaning import read_sources
+from bottega.workshop.recipe import Stage
+from bottega.workshop.recipe_online import Graded, Rollout, refuse_processes
+from bottega.workshop.rows import StageRows, row_limit
+
+
+def assemble_stage(
+    setup: Setup, progress: Callable[[int], Progress], join: Callable[[], parallel.World] = parallel.World
+) -> Bench:
+    """As build.assemble_stage, for objectives that learn from their own answers."""
+    import torch
+
+    torch.manual_seed(setup.seed)
+    stage = setup.stage
+    rollout = stage.rollout
+    assert rollout is not None and rollout.prompts is not None, "the recipe's defaults are written out"
+    refuse_processes(stage.objective.name, parallel.size_here())
+    asked, kept_out, rows = _prompts(setup, rollout)
+    attached = attach(setup)
+    save = saver(setup, attached)
+    spec = objectives.spec(stage.objective.name, **stage.objective.options)
+    needs = _needs(stage, rollout, spec.needs)
+    rounds_a_pass = -(-len(asked) // rollout.prompts)
+    steps_a_round = rollout.epochs * -(-rollout.prompts // stage.batch)
+    settings = settings_of(stage, rounds_a_pass * steps_a_round)
+    shown = progress(settings.steps)
+    generator = Generator(attached.model, setup.loaded.tokenizer, inputs=attached.inputs)
+    stops = _stops(setup, generator)
+    memory = Memory(bounds=_bounds(rollout), note=shown.note)
+    collector = Collector(
+        asked,
+        generator,
+        compose(stage.rewards or ()),
+        _advantage(rollout),
+        _plan(rollout, setup.seed, needs, stops),
+        memory=memory,
+        micro_tokens=most_tokens(settings.micro_tokens, setup.loaded.model.device.type),
+        log=setup.folder / "rounds.jsonl",
+    )
+    source = Experience(
+        collector,
+        minibatch=stage.batch,
+        epochs=rollout.epochs,
+        seed=setup.seed,
+        max_kl=rollout.stop_kl,
+        rounds=Rounds(setup.folder / "rounds", setup.folder / "checkpoints"),
+        memory=memory,
+    )
+    parts = assemble(
+        attached,
+        spec,
+        source,
+        settings,
+        vocabulary=vocabulary(setup.loaded),
+        pad_id=setup.loaded.tokenizer.pad_token_id or 0,
+        packed=setup.loaded.packs,
+        save_model=save,
+        scratch=setup.folder,
+        world=join(),
+        strategy=stage.parallel,
+        reference=frozen_copy(attached) if "reference" in needs else None,
+    )
+    parts.scorer.sampled_at(rollout.temperature)
+    collector.parts = parts
+    parts.validate = _validate(setup, kept_out, generator, rollout, stops)
+    loop = Loop(parts, settings, setup.folder, shown)
+    return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save)
+
+
+def _prompts(setup: Setup, rollout: Rollout) -> tuple[list[Prompt], list[Prompt], StageRows]:
+    """Prompts to learn from, those kept out, and the account of both."""
+    stage, held = setup.stage, Keys()
+    sources = read_sources(stage.data, stage.clean, seed=setup.seed, held=held)
+    found, apart, notes = sources.found, [], ()  # type: Any, Any, Any
+    if stage.validation and stage.validation.share:
+        split = hold_out(found, share=stage.validation.share, seed=setup.seed, passages=False)
+        found, apart, notes = split.train, [split.held_out], split.notes
+    elif stage.validation:
+        apart = read_sources(stage.validation.data, None, seed=setup.seed, held=held).found
+    room = row_limit(stage, setup.loaded) - rollout.max_tokens
+
+    def made(samples: Any) -> Any:
+        return prompts(
+            samples,
+            setup.loaded.tokenizer,
+            setup.template,
+            max_tokens=room,
+            over_length=stage.over_length or "error",
+            allow_loss=stage.allow_loss,
+        )
+
+    train = [made(samples) for samples in found]
+    kept_out = [made(samples) for samples in apart if samples]
+    number = 0
+    rows = []
+    for own, _ in train:
+        rows.append([_as_row(number + i, prompt) for i, prompt in enumerate(own)])
+        number += len(own)
+    account = StageRows(
+        train=rows,
+        held_out=[_as_row(i, prompt) for i, prompt in enumerate(p for own, _ in kept_out for p in own)],
+        intakes=tuple(sources.told(i, intake) for i, (_, intake) in enumerate(train)),
+        held_out_intakes=tuple(intake for _, intake in kept_out),
+        notes=tuple(notes),
+        cleaned=tuple(sources.accounts),
+        held=held,
+    )
+    return [p for own, _ in train for p in own], [p for own, _ in kept_out for p in own], account
+
+
+def _as_row(index: int, prompt: Prompt) -> Row:
+    """A prompt as a row of context alone: what stands in the account, and what a merge is measured on."""
+    return Row(index=index, branches=(Tokens(prompt.ids, [0.0] * len(prompt.ids)),))
+
+
+def _needs(stage: Stage, rollout: Rollout, needs: tuple[str, ...]) -> tuple[str, ...]:
+    """What the trainer scores of a round before it learns from it."""
+    assert rollout.advantage is not None
+    wanted = ["logp"] if rollout.rescore else []
+    wanted += ["value"] if "value" in needs else []
+    return (*wanted, "reference")
+
+
+def _stops(setup: Setup, generator: Generator) -> dict[str, Any]:
+    """What ends an answer: the model's own end tokens, and the end of a turn in this template."""
+    ids, strings = end_of_turn(setup.loaded.tokenizer, setup.template)
+    return {"stop_ids": tuple(sorted({*generator.stop_ids(), *ids})), "stop": strings}
+
+
+def _bounds(rollout: Rollout) -> Bounds:
+    return Bounds(
+        max_kl=rollout.max_kl,
+        max_drift=rollout.max_drift,
+        flat_steps=rollout.flat_steps,
+        cut_steps=rollout.cut_steps,
+    )
+
+
+def _advantage(rollout: Rollout) -> advantages.Advantage:
+    assert rollout.advantage is not None
+    return advantages.find(rollout.advantage.name, **rollout.advantage.options)
+
+
+def _plan(rollout: Rollout, seed: int, needs: tuple[str, ...], stops: Mapping[str, Any]) -> Plan:
+    assert rollout.prompts is not None and rollout.group is not None
+    return Plan(
+        prompts=rollout.prompts,
+        group=rollout.group,
+        max_tokens=rollout.max_tokens,
+        temperature=rollout.temperature,
+        seed=seed,
+        needs=needs,
+        cut=rollout.cut,
+        cut_penalty=rollout.cut_penalty,
+        resample=rollout.resample,
+        stops=stops,
+    )
+
+
+def compose(parts: tuple[Graded, ...]) -> Composition:
+    """The rewards of a recipe as one.
+
+    Raises:
+        UserError: a reward that is not there, or a file that cannot be used.
+    """
+    return Composition(
+        [Weighed(name=part.name, weight=part.weight, reward=rewards.find(part.name, part.options)) for part in parts]
+    )
+
+
+def _validate(
+    setup: Setup, kept_out: list[Prompt], generator: Generator, rollout: Rollout, stops: Mapping[str, Any]
+) -> Callable[[int], Mapping[str, float]] | None:
+    if not kept_out:
+        return None
+    judges = {"reward": compose(setup.stage.rewards or ())}
+    if setup.stage.judge:
+        judges["judge"] = compose(setup.stage.judge)
+    inner = held_out(kept_out, generator, judges, max_tokens=rollout.max_tokens, stops=stops)
+
+    def validate(step: int) -> Mapping[str, float]:
+        with undisturbed(generator.model):
+            return inner(step)
+
+    return validate

@@ -1,0 +1,201 @@
+"""The parts of a recipe that a stage has which learns from its own answers: rollouts, rewards, a judge; and their checks.
+
+Left out: what the objectives, advantages and rewards do (train/, grade/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from bottega.core import table
+from bottega.core.config import Marks, closest, convert, option, plain
+from bottega.core.errors import UserError
+from bottega.core.strictyaml import Path as Keys
+from bottega.grade import rewards
+from bottega.train.advantages import ADVANTAGES
+from bottega.train.objectives import OBJECTIVES
+
+ONLINE = tuple(name for name, entry in OBJECTIVES.items() if entry.data == "prompt")
+"""Objectives that learn from their own answers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Graded:
+    """A reward and its weight in the sum: `exact`, or `{name: length, target: 20, weight: 0.5}`."""
+
+    name: str
+    weight: float = option(1.0, "in the sum of the rewards; below 0 it is a punishment")
+    options: dict[str, Any] = option(factory=dict)
+
+    @staticmethod
+    def shorthand(value: Any) -> Any:
+        """`exact` -> {name: exact}; {name: length, target: 20} -> {name: length, options: {target: 20}}."""
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and "options" not in value:
+            own = {key: item for key, item in value.items() if key in ("name", "weight")}
+            return {**own, "options": {key: item for key, item in value.items() if key not in own}}
+        return value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advantage:
+    """How good an answer was beyond what was to be expected: `group`, or `{name: gae, lam: 0.9}`."""
+
+    name: str
+    options: dict[str, Any] = option(factory=dict)
+
+    @staticmethod
+    def shorthand(value: Any) -> Any:
+        """`group` -> {name: group}; {name: gae, lam: 0.9} -> {name: gae, options: {lam: 0.9}}."""
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and "options" not in value:
+            rest = {key: item for key, item in value.items() if key != "name"}
+            return {**({"name": value["name"]} if "name" in value else {}), "options": rest}
+        return value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """How answers are sampled, and when learning from them stops."""
+
+    group: int | None = option(None, "answers to each prompt; default: 8, and 1 for ppo", low=1)
+    prompts: int | None = option(None, "prompts of a round; default: the stage's batch", low=1)
+    max_tokens: int = option(128, "longest answer", low=1)
+    temperature: float = option(1.0, "of sampling; the trainer's own numbers are of the same temperature", above=0)
+    epochs: int = option(1, "times through a round", low=1)
+    advantage: Advantage | None = option(None, "group, leave_one_out, batch or gae; default: the objective's own")
+    cut: Literal["keep", "mask"] = option("keep", "answers cut at max_tokens: learned from, or left out of the loss")
+    cut_penalty: float = option(0.0, "taken off the reward of answers cut at max_tokens", low=0)
+    resample: int = option(0, "rounds of other prompts for those whose answers all have one reward (DAPO)", low=0)
+    rescore: bool | None = option(
+        None, "score answers with the trainer instead of taking the sampler's numbers; default: for ppo and 16 bits"
+    )
+    stop_kl: float = option(0.1, "nats a token from the policy that sampled, at which a round ends early", above=0)
+    max_kl: float = option(1.0, "nats a token from the reference, at which the run ends (exit 5)", above=0)
+    max_drift: float = option(0.02, "nats a token between sampler and trainer, at which the run ends (exit 5)", above=0)
+    flat_steps: int = option(20, "steps in a row without a difference in reward, after which the run ends", low=1)
+    cut_steps: int = option(20, "steps in a row with most answers cut, after which the run ends", low=1)
+
+
+def check(stage: Any, marks: Marks, place: Keys) -> list[str]:
+    """Mistakes in a stage's rollout, rewards and judge."""
+    mistakes: list[str] = []
+
+    def fail(key: str, message: str) -> None:
+        mistakes.append(f"{marks.at((*place, key))}: {message}")
+
+    name = stage.objective.name
+    if name not in ONLINE:
+        for key in ("rollout", "rewards", "judge"):
+            if getattr(stage, key) is not None:
+                fail(
+                    key, f"{key} is for objectives that learn from their own answers ({', '.join(ONLINE)}), not {name}"
+                )
+        return mistakes
+    if not stage.rewards:
+        fail("rewards", f"{name} needs a reward: write rewards: [exact], or any of {', '.join(rewards.names())}")
+    for key in ("rewards", "judge"):
+        for part in getattr(stage, key) or ():
+            mistakes += [f"{marks.at((*place, key))}: {said}" for said in _check_reward(part)]
+    for key in ("mixture", "curriculum", "context", "blocks", "shards"):
+        if getattr(stage, key, None):
+            fail(key, f"{key} orders rows that are there, and {name} makes its own: leave it out")
+    if stage.over_length in ("split", "truncate"):
+        fail("over_length", "a prompt that is cut asks something else; write drop or error")
+    if stage.judge is not None and stage.validation is None:
+        fail("judge", "a judge looks at answers to held-out prompts: add `validation: 0.1` or a file")
+    rollout = stage.rollout or Rollout()
+    group = rollout.group or usual_group(name)
+    if group == 1 and name not in ("ppo", "reinforce_pp"):
+        fail(
+            "rollout", f"{name} compares answers to one prompt, and a group of 1 has nothing to compare; write group: 8"
+        )
+    if rollout.prompts is not None and rollout.prompts < stage.batch:
+        fail("rollout", f"a round of {rollout.prompts} prompts does not fill a batch of {stage.batch}; lower batch")
+    if rollout.advantage is not None:
+        mistakes += [f"{marks.at((*place, 'rollout'))}: {said}" for said in _check_advantage(name, rollout.advantage)]
+    return mistakes
+
+
+def _check_reward(part: Graded) -> list[str]:
+    known = rewards.known(part.name)
+    if known is None:
+        return [f"there is no reward {part.name!r}{closest(part.name, rewards.names())}"]
+    found = []
+    for key, value in part.options.items():
+        if key not in known:
+            found.append(f"the reward {part.name} has no option {key!r}{closest(key, known)}")
+        else:
+            found += [line.removeprefix(": ") for line in convert(known[key].kind, value)[1]]
+    missing = [o.name for o in known.values() if o.default is table.REQUIRED and o.name not in part.options]
+    return found + [f"the reward {part.name} needs the option {key!r}" for key in missing]
+
+
+def _check_advantage(objective: str, chosen: Advantage) -> list[str]:
+    if chosen.name not in ADVANTAGES:
+        return [f"there is no advantage {chosen.name!r}{closest(chosen.name, ADVANTAGES)}"]
+    if (chosen.name == "gae") != (objective == "ppo"):
+        return [f"the advantage {chosen.name} does not go with {objective}: gae is for ppo, which has a value head"]
+    known = table.options(ADVANTAGES[chosen.name])
+    found = [
+        f"the advantage {chosen.name} has no option {key!r}{closest(key, known)}"
+        for key in chosen.options
+        if key not in known
+    ]
+    return found
+
+
+def usual_group(objective: str) -> int:
+    """Answers to a prompt where the recipe says nothing."""
+    return 1 if objective == "ppo" else 8
+
+
+def complete(stage: Any) -> dict[str, Any]:
+    """The stage's fields with what depends on others written out; nothing for other objectives."""
+    name = stage.objective.name
+    if name not in ONLINE:
+        return {}
+    rollout = stage.rollout or Rollout()
+    usual = dict(OBJECTIVES[name].advantage)
+    chosen = rollout.advantage or Advantage(name=usual.pop("name"), options=usual)
+    defaults = {key: plain(one.default) for key, one in table.options(ADVANTAGES[chosen.name]).items()}
+    rollout = replace(
+        rollout,
+        group=rollout.group or usual_group(name),
+        prompts=rollout.prompts or stage.batch,
+        advantage=Advantage(name=chosen.name, options={**defaults, **chosen.options}),
+        rescore=rollout.rescore
+        if rollout.rescore is not None
+        else name == "ppo" or "16" in str(stage.loop.get("precision")),
+    )
+    return {"rollout": rollout}
+
+
+def flat(stage: dict[str, Any]) -> None:
+    """Rewards, judge and advantage of a stage's plain data in the form in which they are written."""
+    for key in ("rewards", "judge"):
+        if stage.get(key):
+            stage[key] = [{**{k: v for k, v in one.items() if k != "options"}, **one["options"]} for one in stage[key]]
+    rollout = stage.get("rollout")
+    if rollout and rollout.get("advantage"):
+        rollout["advantage"] = {"name": rollout["advantage"]["name"], **rollout["advantage"]["options"]}
+
+
+def reward_files(stage: Any) -> list[str]:
+    """The files whose code judges: what a run records of them is their content."""
+    parts = [*(stage.rewards or ()), *(stage.judge or ())]
+    return sorted({str(part.options["path"]) for part in parts if "path" in part.options})
+
+
+def refuse_processes(name: str, size: int) -> None:
+    """Answers are sampled in one process.
+
+    Raises:
+        UserError: there are several.
+    """
+    if size > 1:
+        raise UserError(f"{name} samples its answers in one process, and there are {size}: start one")
