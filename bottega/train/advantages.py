@@ -71,7 +71,8 @@ def group(prompts: Sequence[Sampled], *, kl: float = 0.0, scale: bool = True) ->
     Args:
         kl: what a nat of distance from the reference costs, taken off each answer's reward (0: the objective has its own term).
 
-    >>> one = Sampled(rewards=np.array([0.0, 2.0]), lengths=np.array([1, 2]), logp=np.zeros(3), ref_logp=np.zeros(3), value=np.zeros(0))
+    >>> none = np.zeros(3)
+    >>> one = Sampled(rewards=np.array([0.0, 2.0]), lengths=np.array([1, 2]), logp=none, ref_logp=none, value=none)
     >>> group([one])[0]["advantage"].round(3).tolist()  # mean 1, deviation 1
     [-1.0, 1.0, 1.0]
     """
@@ -89,7 +90,8 @@ def leave_one_out(prompts: Sequence[Sampled], *, kl: float = 0.05) -> list[dict[
     A_i = r_i - 1/(G-1) sum over j != i of r_j, with r_i = reward - kl log(pi/pi_ref) of the whole answer; Ahmadian et al. 2024
     (arXiv 2402.14740) section 3.3 and eq. 6.
 
-    >>> one = Sampled(rewards=np.array([0.0, 3.0, 6.0]), lengths=np.ones(3, int), logp=np.zeros(3), ref_logp=np.zeros(3), value=np.zeros(0))
+    >>> none = np.zeros(3)
+    >>> one = Sampled(rewards=np.array([0.0, 3.0, 6.0]), lengths=np.ones(3, int), logp=none, ref_logp=none, value=none)
     >>> leave_one_out([one])[0]["advantage"].tolist()  # 0 - 4.5, 3 - 3, 6 - 1.5
     [-4.5, 0.0, 4.5]
     """

@@ -62,7 +62,8 @@ class Memory:
         if self.flat >= bounds.flat_steps:
             raise Diverged(
                 f"in {self.flat} steps no two answers to a prompt had different rewards (all {metrics.get('reward', 0.0):.4g}), so "
-                "there is nothing to learn from: use a reward that tells answers apart, easier or harder prompts, or a higher temperature"
+                "there is nothing to learn from: use a reward that tells answers apart, easier or harder prompts, or a higher "
+                "temperature"
             )
         share = metrics.get("cut", 0.0)
         self.cut = self.cut + 1 if share > bounds.cut_share else 0

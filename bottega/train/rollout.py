@@ -94,7 +94,8 @@ class Collector:
     def __call__(self, number: int) -> list[Row]:
         """The rows of round `number`."""
         groups, drawn = self._groups()
-        rows = [self._row(group) for group in groups]
+        all_rewards = np.concatenate([group.rewards for group in groups])
+        rows = [self._row(group, all_rewards) for group in groups]
         scores = self._scores(rows, groups)
         made = self._with_advantages(rows, groups, scores)
         self._write(number, groups, drawn)
@@ -102,7 +103,8 @@ class Collector:
 
     def draw(self, count: int) -> list[tuple[int, int]]:
         """(place in the stream, prompt) of the next `count` prompts: epoch after epoch, each in its own order."""
-        size, found = len(self.prompts), []
+        size = len(self.prompts)
+        found: list[tuple[int, int]] = []
         while len(found) < count:
             epoch, at = divmod(self.memory.taken, size)
             for index in Shuffled(size, self.plan.seed, epoch).take(at, count - len(found)):
@@ -155,8 +157,11 @@ class Collector:
             [as_answer(prompt, reply) for prompt, own in zip(prompts, groups, strict=True) for reply in own]
         )
 
-    def _row(self, group: Group) -> Row:
-        """The prompt, computed once, and its answers; what was cut trains nothing where the plan says so."""
+    def _row(self, group: Group, all_rewards: np.ndarray) -> Row:
+        """The prompt, computed once, and its answers; what was cut trains nothing where the plan says so.
+
+        The spread of rewards is that among the answers to a prompt, and with one answer each that among a round's.
+        """
         plan = self.plan
         masked = [plan.cut == "mask" and reply.finish == "length" for reply in group.replies]
         if all(masked):
@@ -164,7 +169,7 @@ class Collector:
         count = len(group.replies)
         extras: dict[str, list[float]] = {
             "reward": group.rewards.tolist(),
-            "reward_spread": [float(group.rewards.std())] * count,
+            "reward_spread": [float((group.rewards if count > 1 else all_rewards).std())] * count,
             "length": [float(len(reply.ids)) for reply in group.replies],
             "cut": [float(reply.finish == "length") for reply in group.replies],
             "max_tokens": [float(plan.max_tokens)] * count,

@@ -65,19 +65,10 @@ def assemble_stage(
         micro_tokens=most_tokens(settings.micro_tokens, setup.loaded.model.device.type),
         log=setup.folder / "rounds.jsonl",
     )
-    source = Experience(
-        collector,
-        minibatch=stage.batch,
-        epochs=rollout.epochs,
-        seed=setup.seed,
-        max_kl=rollout.stop_kl,
-        rounds=Rounds(setup.folder / "rounds", setup.folder / "checkpoints"),
-        memory=memory,
-    )
     parts = assemble(
         attached,
         spec,
-        source,
+        _experience(setup, rollout, collector, memory),
         settings,
         vocabulary=vocabulary(setup.loaded),
         pad_id=setup.loaded.tokenizer.pad_token_id or 0,
@@ -93,6 +84,18 @@ def assemble_stage(
     parts.validate = _validate(setup, kept_out, generator, rollout, stops)
     loop = Loop(parts, settings, setup.folder, shown)
     return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save)
+
+
+def _experience(setup: Setup, rollout: Rollout, collector: Collector, memory: Memory) -> Experience:
+    return Experience(
+        collector,
+        minibatch=setup.stage.batch,
+        epochs=rollout.epochs,
+        seed=setup.seed,
+        max_kl=rollout.stop_kl,
+        rounds=Rounds(setup.folder / "rounds", setup.folder / "checkpoints"),
+        memory=memory,
+    )
 
 
 def _prompts(setup: Setup, rollout: Rollout) -> tuple[list[Prompt], list[Prompt], StageRows]:

@@ -79,7 +79,7 @@ def run_stage(this: Session, number: int) -> dict[str, Any]:
 def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     from bottega.data.chat import Template
     from bottega.train.trackers import Tracked
-    from bottega.workshop import build, build_online, result
+    from bottega.workshop import build, result
     from bottega.workshop.labels import answers_of
     from bottega.workshop.shard_cache import tokenizer_identity
 
@@ -115,8 +115,7 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
         return shown[-1]
 
     try:
-        builder = build_online if stage.objective.name in ONLINE else build
-        bench = builder.assemble_stage(setup, show, this.ranks.join)
+        bench = _assembler(stage)(setup, show, this.ranks.join)
         shown[-1].loop = bench.loop
         bench.parts.stopping = lambda: this.ranks.interrupts.received is not None
         if leads:
@@ -137,6 +136,13 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
         for one in shown:
             one.close()
     return _how_sure(_facts(outcome, merged, bench.parts.attached.facts), len(bench.rows.held_out), this.note)
+
+
+def _assembler(stage: Stage) -> Callable[..., Any]:
+    """What wires the stage: rows that are there, or answers of its own."""
+    from bottega.workshop import build, build_online
+
+    return build_online.assemble_stage if stage.objective.name in ONLINE else build.assemble_stage
 
 
 def _facts(outcome: Any, merged: dict[str, float], known: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,10 @@ from bottega.core.types import Spec
 
 
 class Entry(NamedTuple):
-    """One line of the table. `data` is the kind of sample it learns from; `advantage` the usual one, of those that learn from their own answers."""
+    """One line of the table.
+
+    data: the kind of sample it learns from. advantage: the usual one, of those that learn from their own answers.
+    """
 
     function: str
     data: str

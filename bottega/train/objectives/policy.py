@@ -1,4 +1,4 @@
-"""Policy-gradient objectives on sampled answers; the rollouts and advantages come with the rows (train/rollout.py, train/advantages.py).
+"""Policy-gradient objectives on sampled answers; rollouts and advantages come with the rows (train/rollout.py, advantages.py).
 
 Left out: the group-relative family (groups.py).
 

@@ -1,0 +1,161 @@
+"""Stages that learn from their own answers: GRPO and PPO from a recipe, guards, kills, and what is refused (rows A3 to A7, T8).
+
+Left out: the advantages' numbers (their doctests, tests/train/test_advantages.py).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bottega.core import rundir
+from bottega.core.errors import Diverged, UserError
+from bottega.workshop.stages import run
+from tests.workshop.made import jsonl, workshop
+
+ROOT = Path(__file__).resolve().parents[2]
+EVEN = "def reward(prompt, reply, answer=None):\n    return float(sum(map(ord, reply)) % 5)\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = workshop(tmp_path_factory.mktemp("online"))
+    (made / "even.py").write_text(EVEN)
+    jsonl(made / "ask.jsonl", [{"prompt": f"What is {i} plus 1?", "completion": str(i + 1)} for i in range(12)])
+    return made
+
+
+def recipe(folder: Path, objective: str = "grpo", **more) -> dict:
+    stage = {
+        "objective": objective, "data": str(folder / "ask.jsonl"), "method": {"name": "lora", "rank": 4}, "steps": 4, "batch": 2,
+        "rewards": [{"name": "python", "path": str(folder / "even.py")}], "rollout": {"prompts": 4, "max_tokens": 6},
+        "save_every": 1, "lr": 1e-3, **more,
+    }  # fmt: skip
+    return {"name": "o", "model": str(folder / "model"), "seed": 1, "stages": [{"learn": stage}]}
+
+
+def lines(out: Path, name: str = "metrics.jsonl") -> list[dict]:
+    return rundir.read_jsonl(next(out.glob(f"stages/*/{name}")))
+
+
+@pytest.mark.parametrize("objective", ["grpo", "dr_grpo", "dapo", "gspo", "rloo", "reinforce_pp", "ppo"])
+def test_each_objective_learns_from_answers_of_its_own(folder, tmp_path, objective):
+    """Sampler and trainer agree at the first step of a round: approx_kl is 0 but for roundings."""
+    run(recipe(folder, objective), out=tmp_path / "run", quiet=True)
+    log = lines(tmp_path / "run")
+    assert len(log) == 4 and all("reward" in line and "kl" in line for line in log)
+    assert log[0]["approx_kl"] < 1e-6 and log[0]["kl"] < 1e-6
+    rounds = lines(tmp_path / "run", "rounds.jsonl")
+    assert [one["round"] for one in rounds] == [0, 1]
+
+
+@pytest.mark.parametrize("at", [pytest.param(9, marks=pytest.mark.slow), 40, pytest.param(70, marks=pytest.mark.slow)])
+def test_a_run_killed_in_a_rollout_or_an_update_ends_in_the_same_bytes(folder, tmp_path, at):
+    """The reward kills the process at its n-th call, in the first, second and third round of 32 answers."""
+    killer = tmp_path / "killer.py"
+    killer.write_text(
+        "import os, signal\ncalls = 0\n\n\ndef reward(prompt, reply):\n    global calls\n    calls += 1\n"
+        f"    if calls == {at} and os.environ.get('DIE'):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return float(sum(map(ord, reply)) % 5)\n"
+    )
+    plan = recipe(
+        folder,
+        steps=6,
+        rewards=[{"name": "python", "path": str(killer)}],
+        rollout={"prompts": 4, "group": 8, "max_tokens": 6},
+    )
+    (tmp_path / "r.json").write_text(json.dumps(plan))
+    words = [sys.executable, "-m", "bottega.cli", "run", str(tmp_path / "r.json"), "--quiet", "--out"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*words, str(tmp_path / "cut")], env=env | {"DIE": "1"}, cwd=ROOT, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    for name in ("cut", "whole"):
+        done = subprocess.run([*words, str(tmp_path / name)], env=env, cwd=ROOT, capture_output=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    def left(name: str) -> dict[str, str]:
+        found = {}
+        for path in sorted((tmp_path / name).glob("stages/**/*")):
+            if path.is_file() and path.name in ("metrics.jsonl", "rounds.jsonl") or path.suffix == ".safetensors":
+                found[str(path.relative_to(tmp_path / name))] = rundir.sha256(path)
+        return found
+
+    assert left("cut") == left("whole")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            {"steps": 30, "rewards": [{"name": "length", "target": 500, "width": 1.0}],
+             "rollout": {"prompts": 2, "max_tokens": 4, "flat_steps": 5}},
+            "nothing to learn from",
+        ),
+        ({"steps": 30, "lr": 0.5, "rollout": {"prompts": 2, "max_tokens": 4, "max_kl": 0.01}}, "nats a token from the reference"),
+        ({"steps": 30, "rollout": {"prompts": 2, "max_tokens": 2, "cut_steps": 4}}, "cut"),
+    ],
+    ids=["flat", "kl", "cut"],
+)  # fmt: skip
+def test_a_run_that_deserves_it_is_stopped_with_the_number_and_the_remedy(folder, tmp_path, more, said):
+    with pytest.raises(Diverged, match=said) as caught:
+        run(recipe(folder, **more), out=tmp_path / "run", quiet=True)
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def reward(prompt, reply):\n    raise ValueError('no idea')\n", "raised ValueError"),
+        ("def reward(prompt, reply):\n    return float('nan')\n", "gave nan"),
+        ("def reward(prompt, reply):\n    return 'good'\n", "gave 'good'"),
+        ("def other(prompt, reply):\n    return 1\n", "has no function 'reward'"),
+        ("def reward(prompt, reply:\n", "cannot be loaded"),
+    ],
+    ids=["raises", "nan", "text", "name", "syntax"],
+)
+def test_a_reward_that_cannot_be_used_is_named(folder, tmp_path, code, said):
+    (tmp_path / "bad.py").write_text(code)
+    with pytest.raises(UserError, match=said):
+        run(
+            recipe(folder, rewards=[{"name": "python", "path": str(tmp_path / "bad.py")}]),
+            out=tmp_path / "run",
+            quiet=True,
+        )
+
+
+def test_mistakes_are_found_before_anything_is_trained(folder, tmp_path):
+    for more, said in (
+        ({"rollout": {"group": 1}}, "a group of 1 has nothing to compare"),
+        ({"rewards": [{"name": "lenght", "target": 3}]}, "did you mean length"),
+        ({"rewards": None}, "grpo needs a reward"),
+        ({"rollout": {"prompts": 1}}, "does not fill a batch"),
+        ({"rollout": {"advantage": "gae"}}, "gae is for ppo"),
+        ({"max_tokens": 8, "rollout": {"max_tokens": 6}}, "a prompt may have"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run(recipe(folder, **more), out=tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match="rewards is for objectives that learn from their own answers"):
+        run(recipe(folder, "sft", rollout=None), out=tmp_path / "run", quiet=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_grpo_raises_the_held_out_reward_of_the_bundled_model_with_its_distance_bounded(tmp_path, seed):
+    """Answers of eight words: the mean reward on prompts kept out rises, and the policy stays within 1 nat a token."""
+    from bottega.demo.world import journey
+
+    asked = [{"messages": row["prompt"]} for row in journey.align_rows(3, 300)]
+    plan = recipe(
+        tmp_path, rewards=[{"name": "pattern", "regex": "^[a-mA-M]"}], batch=8, steps=40, lr=1e-3, save_every=40,
+        validation=0.2, rollout={"prompts": 8, "group": 8, "max_tokens": 16}, data=str(jsonl(tmp_path / "q.jsonl", asked)),
+        method={"name": "lora", "rank": 16},
+    )  # fmt: skip
+    run({**plan, "model": "garzone", "seed": seed}, out=tmp_path / "run", quiet=True)
+    log = lines(tmp_path / "run")
+    evals = [line["eval.reward"] for line in log if "eval.reward" in line]
+    print(seed, evals, max(line["kl"] for line in log))
+    assert evals[-1] > evals[0] + 0.1 and max(line["kl"] for line in log) < 1.0
