@@ -119,7 +119,7 @@ stages:
         ("{objective: sft, data: chats.jsonl, method: {name: lora, rank: 0}}", "rank 0 is outside"),
         ("{objective: sft, data: chats.jsonl, validation: {share: 0.1, data: [replay.jsonl]}}", "not both"),
         ("{objective: sft, data: ftp://host/x.jsonl}", "which is not read; known: sqlite:"),
-        ("{objective: ppo, data: prefs.jsonl}", "there is no objective 'ppo'"),
+        ("{objective: ppo, data: prefs.jsonl}", "ppo needs a reward"),
         ("{objective: sft, data: chats.jsonl, mask: from:x}", "there is no mask 'from:x'; choose assistant, last"),
         ("{objective: sft, data: chats.jsonl, mask: from:²}", "there is no mask 'from:²'"),
         ("{objective: sft, data: chats.jsonl, mask: asistant}", "there is no mask 'asistant'"),
