@@ -6,6 +6,7 @@ Left out: endpoints. The model is called through a Scorer and a Sampler only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch import nn
 
 from bottega.core.errors import UserError
 from bottega.core.types import Attached, Inputs, Reply, Row, Tokens, Turn
+from bottega.data import both_sides
 from bottega.data.chat import Template, encode_prompt, tokenize
 from bottega.data.pack import micro_batches
 from bottega.data.spans import learn
-from bottega.models import attention
+from bottega.models import attention, kinds
 from bottega.models.generate import Generator, context_limit, evaluating
 from bottega.models.layout import lay
 from bottega.models.score import Scorer
@@ -95,6 +97,11 @@ class Engine:
             UserError: a row longer than the model's positions.
         """
         limit, packed = self.limit(), self.model_packs()
+        forward = self.generator.forward
+        if forward.both_sides:
+            start, end = kinds.start_of(forward.config), kinds.end_of(forward.config)
+            both = [both_sides.scored(row.prefix, row.branches, start=start, end=end) for row in rows]
+            rows = [replace(row, prefix=read, branches=written) for row, (read, written) in zip(rows, both)]
         sizes = []
         for row in rows:
             longest = len(row.prefix.ids) + max(len(branch.ids) for branch in row.branches)
@@ -109,7 +116,7 @@ class Engine:
         with evaluating(self.model):
             for members in micro_batches(sizes, max_tokens=MICRO_TOKENS, packed=packed):
                 chosen = [rows[at] for at in members]
-                layout, targets = lay(chosen, packed=packed, num_prefix=num_prefix)
+                layout, targets = lay(chosen, packed=packed, num_prefix=num_prefix, sides=forward.both_sides)
                 logp_S = scorer(layout, targets, ("logp",))["logp"].float().cpu().numpy()
                 sequence_S = targets.sequence_S.cpu().numpy()
                 number = 0

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from bottega.core.errors import UserError
 from bottega.core.types import Inputs
+from bottega.models import kinds
 from bottega.models.kv import Masks, StaticKV, left_padded, windows_of
+from bottega.models.sides import SidesBatch
 
-Way = Literal["masks", "padded", "plain"]
+Way = Literal["masks", "padded", "plain", "sides"]
 
 
 class Batch(Protocol):
@@ -44,6 +46,7 @@ class Forward:
         self.model = model
         self.inputs = inputs
         self.config = base.config
+        self.both_sides = kinds.kind_of(base.config) == "encoder-decoder"
         self.takes = frozenset(inspect.signature(base.forward).parameters)
         self.num_prefix = inputs.num_prefix if inputs is not None else 0
 
@@ -185,6 +188,8 @@ def open_batch(
     """The prompts, prefilled and ready for their first token."""
     if way == "plain":
         return PlainBatch(forward, prompts)
+    if way == "sides":
+        return SidesBatch(forward, prompts)
     return CachedBatch(forward, prompts, max_tokens, way=way, share=share)
 
 
@@ -194,6 +199,8 @@ def choose_way(forward: Forward) -> Way:
 
     Costs a few forwards over at most 7 tokens; prompts that begin alike are tried too. Prefixes are left out of the comparison.
     """
+    if forward.both_sides:
+        return "sides"
     bare = Forward(forward.model)
     if windows_of(forward.config) is not None and _agrees(bare, "masks") and _agrees(bare, "masks", num_shared=2):
         return "masks"

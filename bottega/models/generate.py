@@ -3,7 +3,8 @@
 Left out: beam search (beam.py), speculative decoding (speculate.py), continuous batching (a batch ends before the next
 begins).
 
-Three ways to decode, tried in this order by a numeric probe on the real module: `masks` (our own masks: nothing is
+Encoder-decoders are decoded by `sides` (sides.py). Else there are three ways, tried in this order by a numeric probe on the
+real module: `masks` (our own masks: nothing is
 built per token), `padded` (transformers builds its masks from the padding: ALiBi and other families), `plain` (no
 cache, equal lengths only: recurrent families).
 
@@ -174,6 +175,8 @@ class Generator:
     def check(self, prompts: Sequence[Sequence[int]], settings: Sampling) -> None:
         """Refuse prompts that are empty or leave no room for `max_tokens`."""
         limit = context_limit(self.forward.config)
+        if self.forward.both_sides:
+            return self._check_sides(prompts, settings, limit)
         for number, prompt in enumerate(prompts):
             if len(prompt) == 0:
                 raise UserError(f"prompt {number} has 0 tokens, but 1 is the least: give it a BOS token")
@@ -184,6 +187,17 @@ class Generator:
                 raise UserError(
                     f"prompt {number} has {len(prompt)} tokens{prefix}, and max_tokens is {settings.max_tokens}: "
                     f"more than the model's {limit} positions; {remedy}"
+                )
+
+    def _check_sides(self, prompts: Sequence[Sequence[int]], settings: Sampling, limit: int | None) -> None:
+        for number, prompt in enumerate(prompts):
+            if len(prompt) == 0:
+                raise UserError(f"prompt {number} has 0 tokens, but 1 is the least: ask something")
+            longest = max(len(prompt) + 1, settings.max_tokens + 2)
+            if limit is not None and longest > limit:
+                raise UserError(
+                    f"prompt {number} has {len(prompt)} tokens, and max_tokens is {settings.max_tokens}: each side of the model has "
+                    f"{limit} positions; shorten the longer one"
                 )
 
     def batches(self, prompts: Sequence[Sequence[int]], settings: Sampling) -> Iterator[list[int]]:
@@ -208,7 +222,8 @@ class Generator:
         own = [prompts[row.number] for row in rows]
         batch = open_batch(self.forward, own, settings.max_tokens, way=self.chosen_way())
         noise_BM = _noise(rows, settings).to(device)
-        seen_BV = _seen(own, batch.logits()) if settings.repetition_penalty != 1 else None
+        read = [() for _ in own] if self.forward.both_sides else own  # what was only read is not said again
+        seen_BV = _seen(read, batch.logits()) if settings.repetition_penalty != 1 else None
         every = 1 if device.type == "cpu" else 8  # a look waits for the device
         pending: list[tuple[Tensor, Tensor | None, tuple[Tensor, Tensor] | None]] = []
         for step in range(settings.max_tokens):
@@ -244,7 +259,7 @@ def _seen(prompts: Sequence[Sequence[int]], logits_BV: Tensor) -> Tensor:
     """(B, V): the tokens of each prompt."""
     seen_BV = torch.zeros_like(logits_BV, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
-        seen_BV[row, torch.as_tensor(list(prompt), device=logits_BV.device)] = True
+        seen_BV[row, torch.as_tensor(list(prompt), dtype=torch.long, device=logits_BV.device)] = True
     return seen_BV
 
 

@@ -54,6 +54,13 @@ def head_modules(model: nn.Module) -> list[str]:
     return [*own, *([f"{prefix}.pooler"] if isinstance(pooler, nn.Module) and is_labeller(model) else [])]
 
 
+def unread(model: nn.Module) -> list[str]:
+    """Names of modules that nothing is read from: the pooler of an encoder without a head, whose vectors are means."""
+    whole: Any = model
+    headless = type(model).__name__.endswith("Model") and whole.get_output_embeddings() is None
+    return [name for name, _ in model.named_children() if name == "pooler" and headless]
+
+
 def first_position(model: nn.Module) -> int:
     """The position of a sequence's first token: 0, or behind the padding's where the position table keeps a row for padding."""
     for name, module in model.named_modules():
@@ -82,6 +89,20 @@ def decoder_start(config: Any) -> int:
         if isinstance(found, int):
             return found
     raise AssertionError(f"{type(config).__name__} names no token to start with")
+
+
+def start_of(config: Any) -> tuple[int, ...]:
+    """The ids that an encoder-decoder is given before it writes: its start, and what its config forces behind it."""
+    forced = getattr(config, "forced_bos_token_id", None)
+    return (decoder_start(config), *([forced] if isinstance(forced, int) else []))
+
+
+def end_of(config: Any) -> int:
+    """The id that ends both sides of an encoder-decoder."""
+    found = getattr(config, "eos_token_id", None)
+    found = found[0] if isinstance(found, list) and found else found
+    assert isinstance(found, int), f"{type(config).__name__} names no token that ends a text"
+    return found
 
 
 def outputs_of(out: Any) -> Tensor:

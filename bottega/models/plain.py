@@ -30,6 +30,19 @@ def copy_plain(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
+def no_report() -> Iterator[None]:
+    """No table of missing tensors by transformers inside: a head that is made anew is said in one line of ours."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+@contextmanager
 def quiet_bars() -> Iterator[None]:
     """No progress bars of other libraries inside; their setting is put back."""
     from transformers.utils import logging

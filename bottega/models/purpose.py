@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from bottega.core import rundir
 from bottega.core.errors import Unsafe, UserError
-from bottega.models import safety
+from bottega.models import kinds, safety
 
 FILE = "purpose.json"
 CLASSES: dict[str, str] = {
@@ -91,12 +92,14 @@ def read(folder: str | Path) -> Purpose | None:
     config = safety.read_config(folder / "config.json")
     name = str((config.get("architectures") or [""])[0])
     labels = tuple(str(label) for _, label in sorted((int(k), v) for k, v in (config.get("id2label") or {}).items()))
+    if name.endswith("Model") and kinds.kind_of(SimpleNamespace(**config)) == "encoder":
+        return Purpose(kind="contrastive")  # a trunk without a head gives vectors
     if name.endswith("ForTokenClassification"):
         return Purpose(kind="tagging", labels=labels)
     if not name.endswith("ForSequenceClassification"):
         return None
-    kinds = {problem: kind for kind, problem in PROBLEMS.items()}
-    kind = kinds.get(config.get("problem_type") or "", "regression" if len(labels) == 1 else "classification")
+    known = {problem: kind for kind, problem in PROBLEMS.items()}
+    kind = known.get(config.get("problem_type") or "", "regression" if len(labels) == 1 else "classification")
     positive = labels[1] if kind == "classification" and len(labels) == 2 else None
     return Purpose(kind=kind, labels=() if kind == "regression" else labels, positive=positive)
 

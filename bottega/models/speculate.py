@@ -202,6 +202,8 @@ class Speculator:
         """`ahead`: tokens proposed at a time (1 to 32)."""
         if not 1 <= ahead <= 32:
             raise UserError(f"ahead is {ahead}, but must be from 1 to 32: change it")
+        if generator.forward.both_sides:
+            raise UserError("an encoder-decoder is not helped by a draft or lookup here; leave them out")
         if isinstance(proposer, Draft):
             own, other = (_num_tokens(one) for one in (generator, proposer.generator))
             if own != other:

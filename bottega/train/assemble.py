@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from bottega.core.types import Attached, Source, Spec
+from bottega.models import kinds
 from bottega.models.heads import causal_model
 from bottega.models.score import Scorer
 from bottega.train import compiled, equip, offload, parallel, recompute
@@ -112,3 +113,5 @@ def _rest_head(attached: Attached) -> None:
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and head.weight is not embeddings.weight:
         head.requires_grad_(False)
+    for name in kinds.unread(model):
+        model.get_submodule(name).requires_grad_(False)

@@ -5,13 +5,14 @@ Left out: building them (assemble.py) and using them (loop.py, step.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from bottega.core.types import Attached, Source, Spec
+from bottega.core.types import Attached, Row, Source, Spec, Targets
+from bottega.models.layout import Layout, lay
 from bottega.models.score import Scorer
 from bottega.train import parallel
 from bottega.train.optim import Optimizer
@@ -43,6 +44,11 @@ class Parts:
     def device(self) -> str:
         """The kind of device the model lies on: cpu or cuda."""
         return next(self.scorer.parameters()).device.type
+
+    def lay(self, rows: Sequence[Row]) -> tuple[Layout, Targets]:
+        """The layout of one micro-batch and its targets, as this model has them."""
+        sides = self.scorer.kind == "encoder-decoder"
+        return lay(rows, packed=self.packed, pad_id=self.pad_id, num_prefix=self.num_prefix, sides=sides)
 
     @property
     def num_prefix(self) -> int:

@@ -20,7 +20,7 @@ from bottega.core.refusals import disk_errors
 from bottega.core.rundir import put
 from bottega.core.types import Row
 from bottega.data.pack import micro_batches
-from bottega.models.layout import IN_PLACE, lay
+from bottega.models.layout import IN_PLACE
 from bottega.train import parallel
 from bottega.train.metrics import averages
 
@@ -61,7 +61,7 @@ def score_rows(
         with torch.no_grad():
             for members, counts in _shared(parts, _batches(parts, rows, micro_tokens)):
                 chosen = [rows[i] for i in members]
-                layout, targets = lay(chosen, packed=parts.packed, pad_id=parts.pad_id, num_prefix=parts.num_prefix)
+                layout, targets = parts.lay(chosen)
                 scores = parts.scorer(layout, targets, tuple(needs), view)
                 lengths = [num_supervised(row) for row in chosen]
                 for need in needs if counts else ():
@@ -145,9 +145,7 @@ def validation(parts: Parts, rows: Sequence[Row], *, micro_tokens: int) -> Calla
         plan = _batches(parts, rows, micro_tokens)
         counts = {"tokens": 0.0, "rows": float(len(rows)), "pairs": float(len(rows)), "one": 1.0}
         for members, counts_too in _shared(parts, plan):
-            layout, targets = lay(
-                [rows[i] for i in members], packed=parts.packed, pad_id=parts.pad_id, num_prefix=parts.num_prefix
-            )
+            layout, targets = parts.lay([rows[i] for i in members])
             own = [need for need in parts.spec.needs if not need.startswith("ref.")]
             scores = parts.scorer(layout, targets, own)
             scores |= {need: targets.tokens[need] for need in parts.spec.needs if need.startswith("ref.")}

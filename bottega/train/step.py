@@ -12,7 +12,7 @@ import torch
 from bottega.core.errors import DoesNotFit, UserError
 from bottega.core.types import Row, Targets
 from bottega.data.pack import micro_batches
-from bottega.models.layout import Layout, lay
+from bottega.models.layout import Layout
 from bottega.train import checkpoint, parallel
 from bottega.train.coupled import coupled_backward
 from bottega.train.guards import out_of_memory, too_small
@@ -39,7 +39,7 @@ class TooLarge(Exception):
 
 def lay_down(parts: Parts, rows: Sequence[Row]) -> tuple[Layout, Targets]:
     """The layout of one micro-batch and its targets."""
-    return lay(rows, packed=parts.packed, pad_id=parts.pad_id, num_prefix=parts.num_prefix)
+    return parts.lay(rows)
 
 
 def size_of(parts: Parts, rows: Sequence[Row]) -> int:

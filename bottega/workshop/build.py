@@ -16,6 +16,7 @@ from bottega.core import rundir
 from bottega.core.errors import UserError
 from bottega.core.types import Attached, Progress, Row
 from bottega.data.chat import Template
+from bottega.data.corrupt import Corrupt, corruption
 from bottega.evals.engine import end_of_turn
 from bottega.evals.hook import make_samples
 from bottega.models.load import Loaded, load, packs
@@ -24,13 +25,14 @@ from bottega.models.purpose import LABELLED
 from bottega.models.reward import has_head, load_head, new_head, save_head
 from bottega.train import objectives, parallel
 from bottega.train.assemble import assemble
+from bottega.train.corrupted import Corrupted, hidden_once
 from bottega.train.loop import Loop, Parts
 from bottega.train.scoring import validation, with_reference
 from bottega.train.settings import LoopSettings, most_tokens
 from bottega.workshop.labels import Answers, options_of, purpose_of
 from bottega.workshop.launch import refuse_uneven
 from bottega.workshop.recipe import Stage
-from bottega.workshop.rows import StageRows, read_rows, rows_key
+from bottega.workshop.rows import StageRows, hides, marks_of, read_rows, rows_key
 from bottega.workshop.sources import StageSource, source_of, steps_of
 
 SAVES, EVALUATIONS = 5, 10
@@ -175,6 +177,8 @@ def assemble_stage(
         strategy=stage.parallel,
     )
     micro_tokens = most_tokens(settings.micro_tokens, parts.device)
+    if (corrupt := _corrupt(setup)) is not None:
+        rows = dataclasses.replace(rows, held_out=hidden_once(rows.held_out, corrupt, seed=setup.seed))
     if any(need.startswith("ref.") for need in parts.spec.needs):
         visited = _visited(source, settings.steps, rows)
         rows = _with_references(setup, parts, rows, visited, micro_tokens, shown.note)
@@ -191,8 +195,26 @@ def vocabulary(loaded: Loaded) -> int:
     return int(embeddings.weight.shape[0])
 
 
-def _source(setup: Setup, rows: StageRows) -> StageSource:
-    return source_of(setup.stage, rows.train, seed=setup.seed)
+def _source(setup: Setup, rows: StageRows) -> Any:
+    source = source_of(setup.stage, rows.train, seed=setup.seed)
+    corrupt = _corrupt(setup)
+    return source if corrupt is None else Corrupted(source, corrupt, seed=setup.seed)
+
+
+def _corrupt(setup: Setup) -> Corrupt | None:
+    """How texts are hidden where that is what is learned.
+
+    Raises:
+        UserError: `noise` for a stage that hides nothing, or a tokenizer without a mask.
+    """
+    stage, loaded = setup.stage, setup.loaded
+    if hides(stage, loaded):
+        return corruption(loaded.kind, marks_of(loaded), stage.noise)
+    if stage.noise is not None:
+        raise UserError(
+            f"noise is {stage.noise}, but {stage.objective.name} of this {loaded.kind} hides nothing; leave noise out"
+        )
+    return None
 
 
 def _visited(source: StageSource, steps: int, rows: StageRows) -> set[int]:
@@ -310,6 +332,12 @@ def base_name(setup: Setup, folder: Path) -> str:
         return setup.start
     below = below.resolve()
     return os.path.relpath(below, folder.resolve()) if below.is_relative_to(run_folder) else str(below)
+
+
+def template_of(loaded: Loaded, name: str | None) -> Template:
+    """The chat template that was named, else the tokenizer's own; an encoder-decoder without one reads what is asked as it is."""
+    bare = loaded.kind == "encoder-decoder" and not loaded.tokenizer.chat_template
+    return Template.find(name or ("concat" if bare else None), loaded.tokenizer)
 
 
 def beside(folder: Path, loaded: Loaded, template: Template, answers: Answers | None = None) -> None:

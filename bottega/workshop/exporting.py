@@ -60,13 +60,13 @@ def export(
         raise UserError("base is what a peft adapter lies on; leave it out")
     if push is not None:
         hub.check(push)
-    from bottega.data.chat import Template
     from bottega.models.load import load
+    from bottega.workshop.build import template_of
 
     called = name or (push.split("/")[1] if push else public_name(model))
     with progress(None, "export", quiet=quiet) as shown, draft(out) as folder:
         loaded = load(model)
-        chosen = Template.find(template, loaded.tokenizer)
+        chosen = template_of(loaded, template)
         if format == "peft":
             facts = _peft(model, loaded, folder, base)
         else:

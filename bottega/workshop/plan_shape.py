@@ -67,7 +67,7 @@ def find_shape(name: str, *, revision: str | None = None) -> Shape:
     Raises:
         UserError: no folder, not in the cache, not in the table, and not to be reached.
     """
-    if name == "garzone" or Path(name).expanduser().is_dir():
+    if name in locate.BUNDLED or Path(name).expanduser().is_dir():
         place = locate.locate(name)
         kept = place.folder if has_tokenizer(place.folder) else place.base
         size = sum(path.stat().st_size for path in safety.weight_files(place.base))

@@ -216,6 +216,12 @@ class Stage:
     eval_every: int | None = option(None, "steps between evaluations; default: ten in a run", low=1)
     save_every: int | None = option(None, "steps between checkpoints; default: five in a run", low=1)
     teacher: str | None = option(None, "distil: the model to learn from, with the same tokens")
+    noise: float | None = option(
+        None,
+        "pretrain of encoders and encoder-decoders: share of tokens hidden; default: 0.15, infilling 0.3",
+        low=0,
+        high=1,
+    )
     false_positives: float | None = option(
         None,
         "labels: the threshold of most recall with at most this share of false positives; default: of the best F1",

@@ -13,11 +13,12 @@ from typing import Any
 
 from bottega.core.errors import UserError
 from bottega.core.types import Row
-from bottega.data import labels, prepare, unpaired
+from bottega.data import both_sides, labels, prepare, unpaired
 from bottega.data.blocks import Blocks, blocks
 from bottega.data.chat import Template
 from bottega.data.clean.account import Account
 from bottega.data.clean.held import Keys
+from bottega.data.corrupt import Marks
 from bottega.data.holdout import hold_out
 from bottega.data.intake import Intake
 from bottega.data.mix import Chain
@@ -26,7 +27,7 @@ from bottega.data.shards import ShardRows
 from bottega.data.sources import find
 from bottega.models import heads
 from bottega.models.generate import context_limit
-from bottega.models.kinds import first_position
+from bottega.models.kinds import end_of, first_position, start_of
 from bottega.models.load import Loaded
 from bottega.train.objectives import OBJECTIVES
 from bottega.workshop.cleaning import Sources, read_sources
@@ -119,14 +120,10 @@ def read_rows(
     if kind == UNPAIRED:
         return _unpaired(stage, loaded, template, seed)
     assert kind == "text" or not stage.blocks, "the recipe's check lets blocks through for texts only"
-    plan = prepare.Plan(
-        kind=kind,
-        max_tokens=row_limit(stage, loaded),
-        over_length=stage.over_length or "error",
-        mask=stage.mask,
-        thinking=stage.thinking,
-        difficulty=stage.curriculum.by if stage.curriculum and stage.curriculum.by not in OWN_KEYS else None,
-    )
+    _refuse_kind(kind, loaded)
+    plan = _plan(stage, loaded, kind)
+    if loaded.kind == "encoder-decoder" and kind != "text":
+        return _both_sides(stage, loaded, template, plan, seed)
     share = stage.validation.share if stage.validation else None
     on_disk, why = shards_wanted(stage)
     in_memory = _why_in_memory(stage)
@@ -163,17 +160,60 @@ def read_rows(
     )
 
 
+def _plan(stage: Stage, loaded: Loaded, kind: str) -> prepare.Plan:
+    """How samples of a kind become rows."""
+    return prepare.Plan(
+        kind=kind,
+        max_tokens=row_limit(stage, loaded) - (marks_of(loaded).around if hides(stage, loaded) else 0),
+        over_length=stage.over_length or "error",
+        mask=stage.mask,
+        thinking=stage.thinking,
+        difficulty=stage.curriculum.by if stage.curriculum and stage.curriculum.by not in OWN_KEYS else None,
+    )
+
+
+def hides(stage: Stage, loaded: Loaded) -> bool:
+    """Whether a stage learns what was hidden in texts: pretraining of an encoder or an encoder-decoder."""
+    return OBJECTIVES[stage.objective.name].data == "text" and loaded.kind != "decoder"
+
+
+def marks_of(loaded: Loaded) -> Marks:
+    """What the tokenizer puts around a text and hides it with."""
+    config = loaded.model.config
+    return Marks.of(loaded.tokenizer, start_of(config) if loaded.kind == "encoder-decoder" else ())
+
+
+def _refuse_kind(kind: str, loaded: Loaded) -> None:
+    if loaded.kind == "encoder" and kind != "text":
+        raise UserError(
+            f"{loaded.folder} holds an encoder, which writes no answers; train it with pretrain, classification, multilabel, "
+            f"regression, tagging or contrastive"
+        )
+
+
+def _both_sides(stage: Stage, loaded: Loaded, template: Template, plan: prepare.Plan, seed: int) -> StageRows:
+    """Rows of an encoder-decoder, in memory."""
+    config = loaded.model.config
+    how: dict[str, Any] = {
+        "plan": plan,
+        "start": start_of(config),
+        "end": end_of(config),
+        "allow_loss": stage.allow_loss,
+    }
+    return _held(stage, plan.kind, seed, lambda samples: both_sides.rows(samples, loaded.tokenizer, template, **how))
+
+
 def _labelled(stage: Stage, loaded: Loaded, seed: int) -> StageRows:
     """Rows with labels (or pairs of texts), in memory; a share is kept out label by label."""
-    assert loaded.purpose is not None or stage.objective.name == "contrastive"
+    assert loaded.purpose is not None
     how: dict[str, Any] = {
         "kind": stage.objective.name,
-        "labels": loaded.purpose.labels if loaded.purpose else (),
+        "labels": loaded.purpose.labels,
         "max_tokens": row_limit(stage, loaded),
         "over_length": stage.over_length or "error",
         "allow_loss": stage.allow_loss,
     }
-    return _in_memory(stage, seed, lambda samples: labels.rows(samples, loaded.tokenizer, **how))
+    return _held(stage, "labelled", seed, lambda samples: labels.rows(samples, loaded.tokenizer, **how))
 
 
 def _unpaired(stage: Stage, loaded: Loaded, template: Template, seed: int) -> StageRows:
@@ -184,18 +224,19 @@ def _unpaired(stage: Stage, loaded: Loaded, template: Template, seed: int) -> St
         "thinking": stage.thinking,
         "allow_loss": stage.allow_loss,
     }
-    return _in_memory(stage, seed, lambda samples: unpaired.rows(samples, loaded.tokenizer, template, **how))
+    return _held(stage, "labelled", seed, lambda samples: unpaired.rows(samples, loaded.tokenizer, template, **how))
 
 
-def _in_memory(stage: Stage, seed: int, rows_of: Callable[[Sequence[Any]], tuple[list[Row], Intake]]) -> StageRows:
-    """Rows that `rows_of` makes of each source's samples; a share is kept out before."""
+def _held(
+    stage: Stage, kind: str, seed: int, make: Callable[[Sequence[Any]], tuple[Sequence[Row], Intake]]
+) -> StageRows:
+    """Rows held in memory, made by `make` of each source; a share is kept out before."""
     share = stage.validation.share if stage.validation else None
-    found, held_samples, sources, notes = _read(stage, "labelled", share, seed)
-    made = [rows_of(samples) for samples in found]
-    held_out = [rows_of(samples) for samples in held_samples]
-    train = _numbered([rows for rows, _ in made])
+    found, held_samples, sources, notes = _read(stage, kind, share, seed)
+    made = [make(samples) for samples in found]
+    held_out = [make(samples) for samples in held_samples]
     return StageRows(
-        train=train,
+        train=_numbered([rows for rows, _ in made]),
         held_out=Chain(_numbered([rows for rows, _ in held_out])) if held_out else [],
         intakes=tuple(sources.told(i, intake) for i, (_, intake) in enumerate(made)),
         held_out_intakes=tuple(intake for _, intake in held_out),

@@ -77,7 +77,6 @@ def run_stage(this: Session, number: int) -> dict[str, Any]:
 
 
 def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
-    from bottega.data.chat import Template
     from bottega.train.trackers import Tracked
     from bottega.workshop import build, result
     from bottega.workshop.labels import answers_of
@@ -88,7 +87,7 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
     loaded = opened()
     for line in loaded.notes:
         this.note(f"{stage.name}: {line}")
-    template = Template.find(stage.template, loaded.tokenizer)
+    template = build.template_of(loaded, stage.template)
     identities = {"tokenizer": tokenizer_identity(loaded.tokenizer), "template": template.sha256}
     if leads:
         known = stage_record(stage, plan.seed)

@@ -167,6 +167,8 @@ def _together(
 
 def run_text(result: RunResult | dict[str, Any]) -> str:
     """What a run or a plan comes to, for people."""
+    from bottega.models import purpose
+
     if isinstance(result, dict):
         return launch.launch_text(result) if "launch" in result else _plan_text(result)
     rows = [
@@ -176,13 +178,17 @@ def run_text(result: RunResult | dict[str, Any]) -> str:
     lines += [f"gate not passed: {gate}" for gate in result.gates]
     lines += [f"model   {result.model}", f"report  {result.report}" if result.report else ""]
     folder = shlex.quote(str(result.folder))
-    lines += [f"next    bottega chat {folder}", f"        bottega eval {folder} --tasks TASK"]
+    saved = purpose.read(result.model)
+    if saved is not None:
+        lines.append(f"next    bottega {'embed' if saved.kind == 'contrastive' else 'predict'} {folder} FILE")
+    else:
+        lines += [f"next    bottega chat {folder}", f"        bottega eval {folder} --tasks TASK"]
     return "\n".join(line for line in lines if line)
 
 
 def _check_base(model: str, trust: str | None) -> None:
     """A local model that is not there, or not safe to open, is refused before anything heavy is imported."""
-    if model == "garzone" or Path(model).expanduser().is_dir() or model.startswith((".", "/", "~")):
+    if model in locate.BUNDLED or Path(model).expanduser().is_dir() or model.startswith((".", "/", "~")):
         place = locate.locate(model)
         safety.check_configs(place.base, trust=trust is not None)
         safety.weight_files(place.base)

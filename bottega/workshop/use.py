@@ -36,11 +36,26 @@ def score(
     template: Template | None = None,
     name: str = "",
 ) -> Scorecard:
-    """The scorecard of a loaded model."""
+    """The scorecard of a loaded model.
+
+    Raises:
+        UserError: it writes no text.
+    """
     from bottega.evals.runner import evaluate as measure
 
+    need_writer(loaded)
     model = loaded.attached or loaded.model
     return measure(model, loaded.tokenizer, list(tasks), seed=seed, limit=limit, template=template, name=name)
+
+
+def need_writer(loaded: Loaded) -> None:
+    """Raises UserError for a model that writes no text."""
+    from bottega.models.purpose import LABELLED
+
+    if loaded.purpose is not None and loaded.purpose.kind in LABELLED:
+        raise UserError(f"{loaded.folder} gives labels, not text; use it with bottega predict")
+    if loaded.kind == "encoder":
+        raise UserError(f"{loaded.folder} holds an encoder, which writes no text; use it with bottega embed")
 
 
 def evaluate(
@@ -268,9 +283,9 @@ class _Talk:
 
 
 def _open(model: str, template: str | None, note: Any, held: Held) -> tuple[Loaded, Template]:
-    from bottega.data.chat import Template
     from bottega.models.load import load
     from bottega.models.spec import is_mixture
+    from bottega.workshop.build import template_of
 
     if is_mixture(model):
         loaded = _mixture(model, held)
@@ -279,7 +294,8 @@ def _open(model: str, template: str | None, note: Any, held: Held) -> tuple[Load
     for line in loaded.notes:
         if not line.startswith(("packed:", "head:")):  # how training will lie: nothing for a person who chats
             note(line)
-    return loaded, Template.find(template, loaded.tokenizer)
+    need_writer(loaded)
+    return loaded, template_of(loaded, template)
 
 
 def _mixture(model: str, held: Held) -> Loaded:

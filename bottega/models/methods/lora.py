@@ -94,7 +94,7 @@ class Lora:
         refuse_adapted(model)
         quant.import_quietly()
         whole = kinds.head_modules(model)
-        chosen = match_targets(model, self.targets, without=whole)
+        chosen = match_targets(model, self.targets, without=[*whole, *kinds.unread(model)])
         shapes = {name: layers.linear_shape(model.get_submodule(name)) for name in chosen}
         config = LoraConfig(
             r=self.rank,
@@ -273,6 +273,7 @@ def attach_saved(model: nn.Module, folder: Path, *, trainable: bool) -> Attached
     config = check_fits(model, folder)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # as in attach
             warnings.filterwarnings("ignore", message="fan_in_fan_out")  # of a GPT-2 on its quantised layers: set right
             adapted = PeftModel.from_pretrained(
                 model, str(folder), config=config, is_trainable=trainable, torch_device="cpu", local_files_only=True
