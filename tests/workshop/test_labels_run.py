@@ -76,7 +76,12 @@ def test_every_kind_of_label_has_its_numbers_and_its_answers(tmp_path):
         "tagging": ({"eval.f1", "eval.accuracy"}, {"BAD", "O", "THING"}),
     }
     for kind, (numbers, names) in wanted.items():
-        path = recipe(tmp_path, kind=kind, method=LORA if kind == "multilabel" else "full", steps=160 if kind == "regression" else 30)
+        path = recipe(
+            tmp_path,
+            kind=kind,
+            method=LORA if kind == "multilabel" else "full",
+            steps=160 if kind == "regression" else 30,
+        )
         facts = run(str(path), out=str(tmp_path / kind), quiet=True).stages["learn"]
         assert numbers <= facts.keys(), kind
         saved = purpose.read(result_of(tmp_path / kind))
