@@ -145,12 +145,13 @@ def test_mistakes_are_found_before_anything_is_trained(folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_grpo_raises_the_held_out_reward_of_the_bundled_model_with_its_distance_bounded(tmp_path, seed):
-    """Answers of eight words: the mean reward on prompts kept out rises, and the policy stays within 1 nat a token."""
+    """Answers that begin with a letter of the first half: their share on prompts kept out rises, within 1 nat a token."""
     from bottega.demo.world import journey
 
     asked = [{"messages": row["prompt"]} for row in journey.align_rows(3, 300)]
     plan = recipe(
-        tmp_path, rewards=[{"name": "pattern", "regex": "^[a-mA-M]"}], batch=8, steps=40, lr=1e-3, save_every=40,
+        tmp_path, save_every=50, objective={"name": "grpo", "kl": 0.2}, rewards=[{"name": "pattern", "regex": "^[a-mA-M]"}],
+        batch=8, steps=50, lr=5e-4,
         validation=0.2, rollout={"prompts": 8, "group": 8, "max_tokens": 16}, data=str(jsonl(tmp_path / "q.jsonl", asked)),
         method={"name": "lora", "rank": 16},
     )  # fmt: skip
