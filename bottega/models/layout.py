@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ IN_PLACE = "label"
 
 NONE = (math.nan,)
 """The extra of a branch whose row does not have it, where others do (the margin of some pairs of a file)."""
+
+
+Laid = TypeVar("Laid", "Layout", Targets)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -113,6 +117,19 @@ class _Writer:
 
 def _long(parts: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts or [np.zeros(0, np.int64)]))
+
+
+def placed(thing: Laid, device: torch.device | str) -> Laid:
+    """A layout or targets with every tensor on `device`; the same object where that is the CPU, on which rows are laid down."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device, non_blocking=True)
+        return {name: moved(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+    if torch.device(device).type == "cpu":
+        return thing
+    return dataclasses.replace(thing, **{one.name: moved(getattr(thing, one.name)) for one in fields(thing)})
 
 
 def lay(

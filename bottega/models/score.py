@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bottega.core.types import Attached, Inputs, Scores, Targets
 from bottega.models import attention, heads, kinds
 from bottega.models.attention import Geometry
-from bottega.models.layout import Layout
+from bottega.models.layout import Layout, placed
 from bottega.models.reward import ADAPTER, worn
 
 View = Literal["policy", "reference", "reward"]
@@ -95,6 +95,8 @@ class Scorer(nn.Module):
         Returns:
             The scores by need.
         """
+        device = next(self.parameters()).device
+        layout, targets = placed(layout, device), placed(targets, device)
         with self._as(view) as model, self._autocast(layout.ids_BT.device.type), self._saves():
             arguments = self._arguments(model, layout, self.inputs if view == "policy" else None)
             if "labels" in needs or "tags" in needs:

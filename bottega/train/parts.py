@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from bottega.core.types import Attached, Row, Source, Spec, Targets
-from bottega.models.layout import Layout, lay
+from bottega.models.layout import Layout, lay, placed
 from bottega.models.score import Scorer
 from bottega.train import parallel
 from bottega.train.optim import Optimizer
@@ -46,9 +46,10 @@ class Parts:
         return next(self.scorer.parameters()).device.type
 
     def lay(self, rows: Sequence[Row]) -> tuple[Layout, Targets]:
-        """The layout of one micro-batch and its targets, as this model has them."""
+        """The layout of one micro-batch and its targets, as this model has them and where it lies."""
         sides = self.scorer.kind == "encoder-decoder"
-        return lay(rows, packed=self.packed, pad_id=self.pad_id, num_prefix=self.num_prefix, sides=sides)
+        layout, targets = lay(rows, packed=self.packed, pad_id=self.pad_id, num_prefix=self.num_prefix, sides=sides)
+        return placed(layout, self.device), placed(targets, self.device)
 
     @property
     def num_prefix(self) -> int:

@@ -38,7 +38,7 @@ class TooLarge(Exception):
 
 
 def lay_down(parts: Parts, rows: Sequence[Row]) -> tuple[Layout, Targets]:
-    """The layout of one micro-batch and its targets."""
+    """The layout of one micro-batch and its targets, where the model lies."""
     return parts.lay(rows)
 
 
