@@ -4,7 +4,16 @@ Left out: what the verbs do; each is a function of the library. A verb is added 
 verbs_*.py of its family.
 """
 
-from bottega.cli import verbs_data, verbs_give, verbs_lab, verbs_runs, verbs_tokenizer, verbs_train, verbs_use
+from bottega.cli import (
+    verbs_data,
+    verbs_give,
+    verbs_lab,
+    verbs_runs,
+    verbs_synth,
+    verbs_tokenizer,
+    verbs_train,
+    verbs_use,
+)
 from bottega.cli.door import door, main
 from bottega.cli.parts import cli
 from bottega.cli.table import VERBS
@@ -20,6 +29,7 @@ __all__ = [
     "verbs_give",
     "verbs_lab",
     "verbs_runs",
+    "verbs_synth",
     "verbs_tokenizer",
     "verbs_train",
     "verbs_use",

@@ -26,6 +26,7 @@ VERBS = {
     "data stats": "bottega.workshop.data_verbs:stats",
     "tokenizer train": "bottega.workshop.vocabularies:train",
     "tokenizer extend": "bottega.workshop.vocabularies:extend",
+    "synth": "bottega.workshop.synthesis:synth",
     "taxonomy check": "bottega.workshop.taxonomy_verbs:check",
     "taxonomy diff": "bottega.synth.taxonomy_git:diff",
     "taxonomy fix": "bottega.synth.taxonomy_fix:fix",

@@ -43,12 +43,13 @@ class Local:
         encode: Callable[[Sequence[Turn]], list[int]],
         stops: dict[str, Any] | None = None,
         batch: int = 16,
+        room: int | None = None,
     ) -> None:
         """sampler: a `Generator`. encode: turns -> prompt ids. stops: `stop_ids` and `stop` that end a turn. batch: questions
-        answered together."""
+        answered together. room: the model's positions; a reply gets what its prompt leaves of them."""
         self.identity = identity
         self._sampler, self._encode, self._batch = sampler, encode, batch
-        self._stops = stops or {}
+        self._stops, self._room = stops or {}, room
         self._waiting: list[_Question] = []
         self._worker: asyncio.Task[None] | None = None
 
@@ -67,8 +68,14 @@ class Local:
             Unanswered: the conversation does not fit the model.
         """
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        seed = int(sampling.pop("seed", 0))
-        self._waiting.append(_Question(ids=self._encode(turns), settings=sampling, seed=seed, future=future))
+        seed, ids = int(sampling.pop("seed", 0)), self._encode(turns)
+        if self._room is not None:
+            left = self._room - len(ids)
+            if left < 1:
+                text = f"the prompt has {len(ids)} tokens, but {self.identity} has {self._room} positions"
+                raise Unanswered("does not fit", text)
+            sampling["max_tokens"] = min(int(sampling.get("max_tokens", left)), left)
+        self._waiting.append(_Question(ids=ids, settings=sampling, seed=seed, future=future))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         worker = self._worker

@@ -1,0 +1,94 @@
+"""The command that makes data: synth.
+
+Left out: its function (workshop/synthesis.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bottega.cli.parts import call, cli, json_flag, offline_flag, quiet_flag, verb
+
+
+def teacher_options(function: Any) -> Any:
+    """How an endpoint is reached."""
+    for add in (
+        click.option("--teacher-model", default="", metavar="NAME", help="The model's name at the endpoint."),
+        click.option(
+            "--tokenizer", default="", metavar="MODEL", help="Whose template writes prompts for --api completions."
+        ),
+        click.option("--key-env", default="", metavar="VARIABLE", help="The environment variable that holds the key."),
+        click.option("--api", type=click.Choice(["chat", "completions"]), default="chat", show_default=True),
+        click.option("--ca", default="", metavar="FILE", help="Certificates to trust instead of the system's."),
+        click.option("--cert", default="", metavar="FILE", help="A certificate of our own, for the endpoint."),
+        click.option("--cert-key", default="", metavar="FILE", help="Its key."),
+        click.option("--insecure", is_flag=True, help="Accept any certificate."),
+        click.option("--timeout", type=click.FloatRange(0.01), default=120.0, show_default=True, help="Seconds."),
+        click.option("--concurrency", type=click.IntRange(1), default=32, show_default=True, help="Questions at once."),
+        click.option(
+            "--tries", type=click.IntRange(1), default=6, show_default=True, help="For one question, at most."
+        ),
+        click.option("--stream", is_flag=True, help="Ask for replies in pieces."),
+    ):
+        function = add(function)
+    return function
+
+
+def budget_options(function: Any) -> Any:
+    """What may be spent, all runs of the folder together."""
+    for add in (
+        click.option("--budget-calls", type=click.IntRange(1), help="Calls to the teacher, at most."),
+        click.option("--budget-tokens", type=click.IntRange(1), help="Tokens of prompts and replies, at most."),
+        click.option("--budget-minutes", type=click.FloatRange(0, min_open=True), help="Minutes of this run, at most."),
+        click.option("--budget-cost", type=click.FloatRange(0, min_open=True), help="Money at the prices given."),
+        click.option("--price-in", type=click.FloatRange(0), default=0.0, help="Money per million prompt tokens."),
+        click.option("--price-out", type=click.FloatRange(0), default=0.0, help="Money per million reply tokens."),
+    ):
+        function = add(function)
+    return function
+
+
+@verb(
+    cli,
+    "synth",
+    "bottega synth my-taxonomy --teacher template --documents contexts --out data",
+    "bottega synth my-taxonomy --teacher http://localhost:8000/v1 --teacher-model big --out data --samples 200",
+)
+@click.argument("taxonomy")
+@click.option("--teacher", required=True, metavar="T", help="template, an endpoint's address up to /v1, or a model.")
+@click.option("--out", required=True, metavar="DIR", help="The folder of the rows, and of the journal of answers.")
+@click.option(
+    "--flow", metavar="NAME|FILE", help="Default: the flow for each leaf's kind. InstructLab's pipelines too."
+)
+@click.option("--base", metavar="REF", help="Only leaves changed since this git reference.")
+@click.option("--samples", type=click.IntRange(1), default=30, show_default=True, help="Rows wanted of each leaf.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--layout", type=click.Choice(["instructlab"]), help="Also InstructLab's own files and recipes.")
+@click.option("--only", multiple=True, metavar="GLOB", help="Leaves or folders of them; repeat it.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leaves or folders to leave out; repeat it.")
+@click.option("--language", default="", metavar="CODE", help="en, it, fi; default: each leaf's own.")
+@click.option(
+    "--documents", default="", metavar="FOLDER", help="For knowledge leaves; `contexts`: their seeds' contexts."
+)
+@click.option("--chunk", type=click.IntRange(200), default=4000, show_default=True, help="Characters of a chunk.")
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 0.9),
+    default=0.2,
+    show_default=True,
+    help="Share of seeds kept for test.jsonl.",
+)
+@click.option(
+    "--against", multiple=True, metavar="FILE", help="An evaluation set whose items no row may hold; repeat it."
+)
+@click.option("--estimate", is_flag=True, help="Say what it would take, after ten calls, and stop.")
+@budget_options
+@teacher_options
+@json_flag
+@quiet_flag
+@offline_flag
+def synth_command(taxonomy: str, as_json: bool, **options: Any) -> int:
+    """Rows to train on from a taxonomy and a teacher; the same command goes on where it was stopped."""
+    return call("synth", as_json=as_json, taxonomy=taxonomy, **options)
