@@ -6,8 +6,11 @@ the same command gives the same names.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import uuid
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +49,14 @@ def write_layout(out: Path, jobs: Sequence[Job], *, teacher: str, stamp: str) ->
     with draft(f"test_{model}_{stamp}.jsonl") as test:
         for row in _conversations(out / "test.jsonl"):
             test.write(_legacy(row))
-    sizes = {job.leaf.path: 0 for job in jobs}
-    for job in jobs:
-        with draft(f"node_datasets_{stamp}/{_node(job.leaf.path)}.jsonl") as node:
-            for row in _conversations(out / "train.jsonl"):
-                if row["metadata"]["leaf"] == job.leaf.path:
-                    node.write(_message(row))
-        sizes[job.leaf.path] = node.number
+    sizes: dict[str, int] = {}
+    for path, rows in groupby(_conversations(out / "train.jsonl"), key=lambda row: row["metadata"]["leaf"]):
+        with draft(f"node_datasets_{stamp}/{_node(path)}.jsonl") as node:
+            for row in rows:
+                node.write(_message(row))
+        sizes[path] = node.number
     for branch, is_knowledge in (("knowledge", True), ("skills", False)):
-        mine = [job.leaf for job in jobs if (job.leaf.kind == "knowledge") == is_knowledge and sizes[job.leaf.path]]
+        mine = [job.leaf for job in jobs if (job.leaf.kind == "knowledge") == is_knowledge and sizes.get(job.leaf.path)]
         if not mine:
             continue
         sets = [
@@ -89,9 +91,6 @@ def _message(row: dict[str, Any], *, system: str = "") -> dict[str, Any]:
 
 
 def _name(row: dict[str, Any]) -> str:
-    import hashlib
-    import uuid
-
     return str(
         uuid.UUID(
             bytes=hashlib.sha256(json.dumps(row, sort_keys=True).encode("utf-8", "replace")).digest()[:16], version=4
