@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bottega.core.errors import UserError
-from bottega.synth.blocks_arithmetic import false_equations
 from bottega.synth.pipeline_account import Account, Row, Step
 from bottega.synth.teacher import Asker
 
@@ -59,8 +58,8 @@ BLOCKS = {
     "parse": "bottega.synth.blocks:parse",
     "pair": "bottega.synth.blocks:pair",
     "options": "bottega.synth.blocks:options",
-    "arithmetic": "bottega.synth.blocks:arithmetic",
-    "language": "bottega.synth.blocks:language",
+    "arithmetic": "bottega.synth.blocks_reject:arithmetic",
+    "language": "bottega.synth.blocks_reject:language",
 }
 
 
@@ -372,35 +371,5 @@ def options(*, question: str, answer: str, least: int = 3) -> Block:
             else:
                 stem = asked[: line.search(asked).start()].strip()  # type: ignore[union-attr]
                 yield {**row, "stem": stem, "choices": texts, "gold": letters.index(match[1])}
-
-    return block
-
-
-def arithmetic(*, column: str) -> Block:
-    """Reject texts that write down an equation of numbers that does not hold (12 x 3 = 35)."""
-    name = column
-
-    async def block(rows: Stream, context: Context) -> Stream:
-        async for row in rows:
-            wrong = false_equations(text_of(row.get(name)))
-            if wrong:
-                context.reject(row, "false arithmetic", detail=wrong[0])
-            else:
-                yield row
-
-    return block
-
-
-def language(*, columns: list[str]) -> Block:
-    """Reject rows that are written in another language than their leaf."""
-    from bottega.synth.blocks_language import language_of
-
-    async def block(rows: Stream, context: Context) -> Stream:
-        async for row in rows:
-            found = language_of(" ".join(text_of(row.get(name)) for name in columns))
-            if found and context.language and found != context.language:
-                context.reject(row, "wrong language", score=found)
-            else:
-                yield row
 
     return block
