@@ -29,6 +29,8 @@ from bottega.core.refusals import disk_errors as disk_errors
 
 MANIFEST = "MANIFEST.json"
 LOCK = ".lock"
+CACHE = "BOTTEGA_CACHE"
+"""The environment variable that names the folder of caches."""
 _LEFT = re.compile(r"\.(?P<name>.+?)\.((?P<pid>\d+)\.)?(?P<kind>tmp|old|draft|gone)")
 _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -84,6 +86,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise Unsafe(
             f"{path} is damaged (not JSON, {len(raw)} bytes); restore it, or remove its folder and run again"
         ) from None
+
+
+def user_cache(name: str) -> Path:
+    """The folder `name` of this user's cache: below $BOTTEGA_CACHE, else bottega/ in the usual cache folder."""
+    if root := os.environ.get(CACHE):
+        return Path(root) / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bottega" / name
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

@@ -1,16 +1,15 @@
 """Which leaves changed: the working tree against the newest first-parent commit that a base contains, as git tells it.
 
-Left out: what changed inside a leaf. Git is asked through its own program and only reads; the index is not refreshed.
+Left out: what changed inside a leaf. Git only reads; the index is not refreshed.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from bottega.core.errors import UserError
+from bottega.synth.gitcalls import ask, git, text_of
 from bottega.synth.taxonomy import NAME, candidates
 
 EMPTY = "empty"
@@ -21,7 +20,8 @@ def diff(path: str | Path, *, base: str = "origin/main") -> dict[str, Any]:
 
     The base is a branch, a remote's branch, a commit, a tag, or `empty` for all leaves. Compared is the newest commit
     on the first-parent line of HEAD that the base contains: what others added to the base since is not counted.
-    A renamed leaf counts under its new name, a deleted one not at all, nor what git ignores.
+    A renamed leaf counts under its new name, a deleted one not at all, nor what git ignores or
+    lies in a folder whose name begins with a dot.
 
     Raises:
         UserError: no folder, no git checkout, no such base, or none that shares history with HEAD.
@@ -33,24 +33,13 @@ def diff(path: str | Path, *, base: str = "origin/main") -> dict[str, Any]:
         return {"changed": [shown for file, shown in candidates(root) if file.name == NAME]}
     prefix = git(root, "rev-parse", "--show-prefix").removesuffix("\n")
     since = fork(root, base)
-    tracked = git(
-        root,
-        "diff",
-        "--name-only",
-        "--no-renames",
-        "--no-ext-diff",
-        "--no-textconv",
-        "-z",
-        "--diff-filter=d",
-        since,
-        "--",
-        ".",
-    )
+    asked = ("--name-only", "--no-renames", "--no-ext-diff", "--no-textconv", "-z", "--diff-filter=d")
+    tracked = git(root, "diff", *asked, since, "--", ".")
     untracked = git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", ".")
     names = {name.removeprefix(prefix) for name in tracked.split("\0") if name}
     names |= {name for name in untracked.split("\0") if name}
     leaves = [name for name in names if name.rpartition("/")[2] == NAME and (root / name).is_file()]
-    return {"changed": sorted(leaves)}
+    return {"changed": sorted(name for name in leaves if not any(part.startswith(".") for part in name.split("/")))}
 
 
 def fork(root: Path, base: str) -> str:
@@ -78,46 +67,13 @@ def resolve(root: Path, base: str) -> str:
     """
     if base and not base.startswith("-") and "\0" not in base:
         for full in (f"refs/heads/{base}", f"refs/remotes/{base}", f"refs/tags/{base}", base):
-            done = _run(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{full}^{{commit}}")
+            done = ask(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{full}^{{commit}}")
             if done.returncode == 0:
-                return done.stdout.strip()
+                return text_of(done).strip()
     git(root, "rev-parse", "--git-dir")
     raise UserError(
         f"the base {base!r} is no branch, remote branch, tag or commit of {root}; `git branch -a` lists them"
     )
-
-
-def git(root: Path, *words: str) -> str:
-    """What git answers.
-
-    Raises:
-        UserError: git is not installed, or it refuses.
-    """
-    done = _run(root, *words)
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-        raise UserError(f"git {words[0]} in {root}: {why}; give the folder of a git checkout that has a commit")
-    return done.stdout
-
-
-def _run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = ["git", "-c", "core.quotePath=false", "-c", "core.fsmonitor=false", "-C", str(root), *words]
-    # the index is not rewritten, and hooks or filters of the environment's own git folder stay out
-    hidden = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_EXTERNAL_DIFF")
-    env = {name: value for name, value in os.environ.items() if name not in hidden}
-    try:
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="surrogateescape",
-            env={**env, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise UserError("git is not installed; install it to compare a taxonomy with its base") from None
 
 
 def diff_text(result: dict[str, Any]) -> str:

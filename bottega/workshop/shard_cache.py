@@ -17,21 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from bottega.core.errors import UserError
-from bottega.core.rundir import disk_errors
+from bottega.core.rundir import CACHE as CACHE
+from bottega.core.rundir import disk_errors, user_cache
 from bottega.data import tokenise
 from bottega.models.load import load_tokenizer
 
-CACHE = "BOTTEGA_CACHE"
-"""The environment variable that names the cache's folder."""
 TOKENIZER = "tokenizer"
 
 
 def cache_folder() -> Path:
-    """Where tokenised corpora are kept: $BOTTEGA_CACHE, else bottega in the user's cache folder."""
-    if named := os.environ.get(CACHE):
-        return Path(named) / "rows"
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "bottega" / "rows"
+    """Where tokenised corpora are kept: $BOTTEGA_CACHE/rows, else bottega/rows in the user's cache folder."""
+    return user_cache("rows")
 
 
 def num_workers() -> int:
