@@ -29,6 +29,7 @@ VERBS = {
     "synth": "bottega.workshop.synthesis:synth",
     "taxonomy check": "bottega.workshop.taxonomy_verbs:check",
     "taxonomy diff": "bottega.synth.taxonomy_git:diff",
+    "taxonomy documents": "bottega.synth.leafdocs:documents",
     "taxonomy fix": "bottega.synth.taxonomy_fix:fix",
     "taxonomy tree": "bottega.synth.taxonomy_tree:tree",
     "runs list": "bottega.workshop.runs:runs_list",

@@ -59,3 +59,23 @@ def diff_command(path: str, as_json: bool, **options: Any) -> int:
 def tree_command(path: str, as_json: bool, **options: Any) -> int:
     """The leaves with their kinds, counted by branch."""
     return call("taxonomy tree", as_json=as_json, path=path, **options)
+
+
+@verb(
+    taxonomy,
+    "documents",
+    "bottega taxonomy documents recipes/examples/taxonomy",
+    "bottega taxonomy documents my-taxonomy --size 4000 --out chunks.jsonl",
+)
+@click.argument("path")
+@click.option(
+    "--documents", "instead", default="", metavar="SOURCE", help="Folder, git or page, in place of the leaves' own."
+)
+@click.option("--size", type=click.IntRange(1), default=2000, show_default=True, help="Characters a chunk may have.")
+@click.option("--out", metavar="FILE", help="Write the chunks as jsonl.")
+@click.option("--cache", metavar="DIR", help="Where fetched documents stay; default: the user's cache.")
+@json_flag
+@offline_flag
+def documents_command(path: str, as_json: bool, **options: Any) -> int:
+    """Fetch the documents of knowledge leaves (once; then from the cache), read them and cut them into chunks."""
+    return call("taxonomy documents", as_json=as_json, path=path, **options)

@@ -1,4 +1,4 @@
-"""Documents to text with their headings: txt, md, html, pdf, docx.
+"""Documents to text with their headings: txt, md, html, rst, pdf, docx.
 
 Left out: pictures, scanned pages (no OCR), formulas, footnotes and headers of docx files.
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from bottega.core.errors import UserError
 
-SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf", ".docx")
+SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".rst", ".pdf", ".docx")
 _FENCE = re.compile(r"^(```|~~~)", re.MULTILINE)
 _LINK = re.compile(
     r"!?\[([^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*)\]"  # [its text, with one pair of brackets inside]
@@ -58,6 +58,10 @@ def read_text(path: Path) -> str:
     text = _decoded(path)
     if suffix in (".html", ".htm"):
         return html_text(text)
+    if suffix == ".rst":
+        from bottega.data.rst import rst_text
+
+        return rst_text(text)
     return markdown_text(text) if suffix in (".md", ".markdown") else text
 
 

@@ -65,7 +65,7 @@ def ask(root: Path, *words: str, data: bytes | None = None) -> subprocess.Comple
             env={**env, **_SET},
             check=False,
             timeout=TIMEOUT_S,
-            **({"stdin": subprocess.DEVNULL} if data is None else {"input": data}),
+            input=data or b"",
         )
     except FileNotFoundError:
         raise UserError("git is not installed; install it to read taxonomies and documents from it") from None
