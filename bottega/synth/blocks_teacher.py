@@ -7,6 +7,7 @@ rows, fewer: what is asked for in vain is paid for.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -36,7 +37,7 @@ async def ordered(
     ends: UserError | None = None
     try:
         while source is not None or pending:
-            while source is not None and len(pending) < max(1, min(WINDOW, context.wanted())):
+            while source is not None and len(pending) < places(context, len(pending)):
                 try:
                     row = await anext(source)
                 except StopAsyncIteration:
@@ -45,6 +46,7 @@ async def ordered(
                     source, ends = None, error
                 else:
                     pending.append((row, asyncio.ensure_future(work(row))))
+            context.step.waiting = len(pending)
             if not pending:
                 break
             row, task = pending[0]
@@ -64,8 +66,23 @@ async def ordered(
             raise ends
     finally:
         context.step.unused += len(pending)
+        context.step.waiting = 0
         for _, task in pending:
             task.cancel()
+
+
+def places(context: Context, pending: int) -> int:
+    """How many rows of a block may wait at once: as many as the leaf still needs, by what came of the rows so far.
+
+    Rows on their way in later blocks count as had. The first rows go two at a time, until one shows what it brings.
+    """
+    step, account = context.step, context.account
+    done = step.taken - pending
+    if done < 1:
+        return min(2, context.wanted())
+    behind = account.behind(step)
+    rate = max((account.kept + behind) / done, 0.1)
+    return max(1, min(WINDOW, math.ceil((context.wanted() - behind) / rate)))
 
 
 def number_of(row: Row, repeat: int) -> int:

@@ -23,6 +23,7 @@ class Step:
     given: int = 0
     unused: int = 0
     calls: int = 0
+    waiting: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -63,6 +64,11 @@ class Account:
     def step(self, name: str) -> Step:
         self.steps.append(Step(name=name))
         return self.steps[-1]
+
+    def behind(self, step: Step) -> int:
+        """Rows that wait for answers in later steps."""
+        place = next(at for at, one in enumerate(self.steps) if one is step)
+        return sum(one.waiting for one in self.steps[place + 1 :])
 
     def reject(self, step: Step, row: Row, reason: str, *, score: Any = None, detail: str = "") -> None:
         """A row that goes: it is counted and kept with stage, score and reason."""

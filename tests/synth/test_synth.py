@@ -141,8 +141,11 @@ def test_editing_one_seed_asks_again_only_what_depends_on_it(tmp_path):
     assert not any("swift" in json.dumps(one) for one in new)
 
 
+OTHERS = ("truncated", "empty", "no-choices", "400", "bytes", "deep", "500")
+
+
 @pytest.mark.parametrize(
-    "how", ["html", "truncated", "empty", "no-choices", "cut", "huge-line", "500", "400", "bytes", "deep"]
+    "how", ["html", "cut", "huge-line", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS)]
 )
 def test_bad_answers_reject_rows_and_never_crash(taxonomy, tmp_path, how):
     """Twenty good answers, fifteen bad ones, then good ones again: rows go, the run ends."""
