@@ -1,0 +1,1 @@
+"""The web pages: server-rendered, keyboard first, over functions of the workshop and rows of the store."""
