@@ -6,6 +6,7 @@ verbs_*.py of its family.
 
 from bottega.cli import (
     verbs_data,
+    verbs_feedback,
     verbs_give,
     verbs_lab,
     verbs_runs,
@@ -26,6 +27,7 @@ __all__ = [
     "door",
     "main",
     "verbs_data",
+    "verbs_feedback",
     "verbs_give",
     "verbs_lab",
     "verbs_runs",

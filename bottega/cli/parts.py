@@ -74,6 +74,11 @@ def data() -> None:
 
 
 @cli.group()
+def feedback() -> None:
+    """What people say of answers: pages to ask them, rows to train on."""
+
+
+@cli.group()
 def runs() -> None:
     """The run folders."""
 

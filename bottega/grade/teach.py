@@ -26,7 +26,8 @@ def pair_information(margins: Sequence[float]) -> float:
     """What a person's choice between two answers would tell, in nats, from reward margins r_a - r_b under Bradley-Terry.
 
     One model: the entropy of sigmoid(margin), highest where it is undecided (uncertainty sampling, Lewis and Gale 1994).
-    Several: the entropy of their mean less their mean entropy, which is high only where they are sure of different things (BALD, Houlsby et al. 2011, eq. 2).
+    Several: the entropy of their mean less their mean entropy, which is high only
+    where they are sure of different things (BALD, Houlsby et al. 2011, eq. 2).
 
     Example: margins +ln 3 and -ln 3 say 3/4 and 1/4: ln 2 - (ln 4 - 3/4 ln 3) = 0.6931 - 0.5623 = 0.1308; twice 0: 0.
 

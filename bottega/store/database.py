@@ -108,9 +108,9 @@ def _without_password(url: str) -> str:
 
 def _sqlite(name: str) -> Callable[[], sqlite3.Connection]:
     """Opens a SQLite file that only its owner may read; journal and index files take over its mode."""
-    path = Path(name.removeprefix("sqlite:///"))
-    if "://" in os.fspath(path) or name.startswith("sqlite:/") and not name.startswith("sqlite:///"):
+    if "://" in name.removeprefix("sqlite:///"):
         raise UserError(f"{name} is no store; give a file, sqlite:///FILE or postgresql://USER@HOST/NAME")
+    path = Path(name.removeprefix("sqlite:///"))
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file in it, such as {path / 'feedback.db'}")
     if not path.parent.is_dir():

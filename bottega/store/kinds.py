@@ -52,8 +52,8 @@ class Settings:
 
     @classmethod
     def loads(cls, text: str) -> Settings:
-        raw = json.loads(text)
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
+        raw: dict[str, Any] = json.loads(text)
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})  # type: ignore[arg-type]
 
 
 def check_settings(kind: str, settings: Settings) -> None:

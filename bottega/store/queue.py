@@ -118,11 +118,12 @@ def put(
         except UserError as error:
             raise UserError(f"item {number + 1}: {error}") from None
         content = json.dumps(body, sort_keys=True)
-        name = json.dumps([to.name, str(item.get("id") or content)])
+        own = item.get("id")
+        name = json.dumps([to.name, content if own is None else str(own), gold is not None])
         known = None if gold is None else json.dumps(gold, sort_keys=True)
-        rows.append((hashlib.sha256(name.encode()).hexdigest()[:32], content, known, item.get("id")))
+        rows.append((hashlib.sha256(name.encode()).hexdigest()[:32], content, known, own))
     with db.write() as run:
-        for number, (key, content, known, name) in enumerate(rows):
+        for number, (key, content, known, own) in enumerate(rows):
             weight = float(priorities[number]) if priorities else 0.0
             run(
                 "INSERT INTO items (id, project, body, gold, priority, created) VALUES (?, ?, ?, ?, ?, ?) "
@@ -130,7 +131,7 @@ def put(
                 *(key, to.name, content, known, weight, time.time()),
             )
             if run("SELECT body FROM items WHERE id = ?", key)[0][0] != content:
-                raise Mismatch(f"item {number + 1}: the id {name!r} was used before for another text; choose a new id")
+                raise Mismatch(f"item {number + 1}: the id {own!r} was used before for another text; choose a new id")
             if priorities:
                 run("UPDATE items SET priority = ? WHERE id = ?", weight, key)
     return [row[0] for row in rows]
@@ -174,9 +175,10 @@ def ask(db: Database, of: Project, who: Annotator) -> Asked | None:
             "WHERE a.annotator = ? AND a.kind = 'answer' AND i.project = ?",
             *(who.id, of.name),
         )[0][0]
-        item = _lent(run, of, who, now) or _gold(run, of, who, number) or _next(run, of, who, now)
-        if item is None:
+        found = _lent(run, of, who, now) or _gold(run, of, who, number) or _next(run, of, who, now)
+        if found is None:
             return None
+        item = found
         run(
             "INSERT INTO leases VALUES (?, ?, ?, ?) ON CONFLICT (annotator, project) DO UPDATE SET item = excluded.item, "
             "until = excluded.until",

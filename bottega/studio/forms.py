@@ -1,7 +1,7 @@
 """The fields of a form to an answer, by kind of question.
 
-Left out: whether the answer may be (store/kinds.py checks). Numbers come as text here and leave as numbers, or as the text itself where they
-are none, so that the check names it.
+Left out: whether the answer may be (store/kinds.py checks). Numbers come as text here and leave as numbers, or as the text itself
+where they are none, so that the check names it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def parse_spans(text: str) -> list[list[Any]]:
         first, _, last = place.partition("-")
         ends = [_number(first), _number(last or first)]
         if not all(isinstance(end, int) and end > 0 for end in ends) or not label.strip():
-            raise UserError(f"line {number} is {line[:60]!r}; write first and last word and a label, such as 3-5 person")
+            raise UserError(
+                f"line {number} is {line[:60]!r}; write first and last word and a label, such as 3-5 person"
+            )
         spans.append([ends[0] - 1, ends[1] - 1, label.strip()])
     return spans
 

@@ -1,7 +1,7 @@
-"""What stands before every page and every route: Host list, size limits, who asks, CSRF and Origin checks, and the headers of each answer.
+"""What stands before every route: Host list, size limits, who asks, CSRF and Origin checks, and the headers of each answer.
 
-Left out: what the pages show (pages.py, lead.py, api.py). A handler is a plain function of an `Ask`; it runs in a thread, so that a database
-that takes its time holds up nobody else. Nothing reaches a handler but through `guarded`.
+Left out: what the pages show (pages.py, lead.py, api.py). A handler is a plain function of an `Ask`; it runs in a thread, so that a
+database that takes its time holds up nobody else. Nothing reaches a handler but through `guarded`.
 """
 
 from __future__ import annotations
@@ -192,12 +192,17 @@ class Headers:
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
 
-    async def __call__(self, scope: dict[str, object], receive: Callable[..., object], send: Callable[..., Awaitable[None]]) -> None:
+    async def __call__(
+        self, scope: dict[str, object], receive: Callable[..., object], send: Callable[..., Awaitable[None]]
+    ) -> None:
         async def send_with_headers(message: dict[str, object]) -> None:
             if message["type"] == "http.response.start":
                 own = message.get("headers") or []
                 assert isinstance(own, list)
-                message["headers"] = [*own, *((name.lower().encode(), value.encode()) for name, value in HEADERS.items())]
+                message["headers"] = [
+                    *own,
+                    *((name.lower().encode(), value.encode()) for name, value in HEADERS.items()),
+                ]
             await send(message)
 
         if scope["type"] == "websocket":

@@ -23,7 +23,9 @@ def standing(ask: Ask) -> Response:
 
 def staff(ask: Ask) -> Response:
     """Everybody who may enter."""
-    return page("people", ask, everybody=people.everybody(ask.db), projects=queue.projects(ask.db), new=None, roles=people.ROLES)
+    return page(
+        "people", ask, everybody=people.everybody(ask.db), projects=queue.projects(ask.db), new=None, roles=people.ROLES
+    )
 
 
 def invite(ask: Ask) -> Response:

@@ -1,7 +1,7 @@
 """The pages of an annotator: entering, the projects, the next question, and what becomes of an answer, a skip or an undo.
 
-Left out: what only leads see (lead.py), programs (api.py). A page never holds more than its person may know: no source of an answer, nobody
-else's answer, no sign of a gold question.
+Left out: what only leads see (lead.py), programs (api.py). A page never holds more than its person may know: no source of an answer,
+nobody else's answer, no sign of a gold question.
 """
 
 from __future__ import annotations

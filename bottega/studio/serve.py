@@ -112,8 +112,3 @@ def serve(
         uvicorn.run(build(db, hosts=names), host=host, port=port, **config)
     finally:
         db.close()
-
-
-def serve_text(result: None) -> str:
-    """Nothing: what there is to say was said while it ran."""
-    return ""
