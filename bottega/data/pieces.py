@@ -35,7 +35,8 @@ def rewritten(sample: Sample, change: Change) -> Sample:
     if isinstance(sample, Preference):
         prompt, chosen, rejected = (_turns(side, change) for side in (sample.prompt, sample.chosen, sample.rejected))
         return replace(sample, prompt=prompt, chosen=chosen, rejected=rejected, meta=meta)
-    return replace(sample, prompt=_turns(sample.prompt, change), text=change(sample.text), meta=meta)
+    words = tuple(change(word) for word in sample.words)
+    return replace(sample, prompt=_turns(sample.prompt, change), text=change(sample.text), words=words, meta=meta)
 
 
 def _turns(turns: Sequence[Turn], change: Change) -> tuple[Turn, ...]:
@@ -124,8 +125,9 @@ def loads(line: str) -> Sample:
     for name in ("turns", "prompt", "chosen", "rejected"):
         if name in data:
             data[name] = tuple(Turn(**{**turn, "tool_calls": tuple(turn["tool_calls"])}) for turn in data[name])
-    if "tools" in data:
-        data["tools"] = tuple(data["tools"])
+    for name in ("tools", "words"):
+        if name in data:
+            data[name] = tuple(data[name])
     if isinstance(data.get("label"), list):
         data["label"] = tuple(data["label"])
     return cls(**data)  # type: ignore[no-any-return]

@@ -45,6 +45,7 @@ def samples():
         Conversation(turns=(ask, say), tools=({"type": "function"},), where=Where("a", 2)),
         Preference(prompt=(ask,), chosen=(say,), rejected=(ask,), margin=0.5, where=Where("a", 3)),
         Labelled(text="Fine", label=("a", "b"), where=Where("a", 4)),
+        Labelled(text="Call Anna", words=("Call", "Anna"), label=("O", "NAME"), where=Where("a", 6)),
         Labelled(text="Fine", label=True, prompt=(ask,), where=Where("a", 5)),
     ]
 

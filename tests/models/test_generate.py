@@ -212,6 +212,9 @@ def test_prefix_keys_are_seen_by_every_row_and_positions_start_after_them(load):
                 cache = model(input_ids=torch.tensor([front]), use_cache=True).past_key_values
             return cache.layers[layer].keys[0], cache.layers[layer].values[0]
 
+        def served(self, model):
+            return self
+
     replies = Generator(model, tokenizer, inputs=Front()).sample(PROMPTS, max_tokens=NEW, stop_ids=())
     for prompt, reply in zip(PROMPTS, replies):
         expected = Generator(model, tokenizer).sample([front + prompt], max_tokens=NEW, stop_ids=())[0]

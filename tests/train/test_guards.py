@@ -13,7 +13,7 @@ from bottega.core.errors import Diverged, UserError
 from bottega.core.types import Row, Tokens
 from bottega.models.layout import lay
 from bottega.train import fit
-from bottega.train import step as steps
+from bottega.train import parts
 from bottega.train.guards import SelfCheck, fingerprint, heaviest
 from bottega.train.metrics import attention_flops, flops
 from bottega.train.scoring import num_supervised
@@ -117,7 +117,7 @@ def test_the_heaviest_batch_leaves_no_trace_and_is_left_out_where_it_costs_much(
     for share in (0.02, 1.0):
         monkeypatch.setattr(fit, "PRELUDE_SHARE", share)
         loop = make_loop(llama, tmp_path / str(share), steps=1)
-        monkeypatch.setattr(steps, "lay", lambda *a, share=share, **k: laid.append(share) or lay(*a, **k))
+        monkeypatch.setattr(parts, "lay", lambda *a, share=share, **k: laid.append(share) or lay(*a, **k))
         loop.run()
         results.append(weights(loop))
     assert laid == [0.02, 1.0, 1.0]

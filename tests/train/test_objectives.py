@@ -14,6 +14,7 @@ from bottega.core.errors import UserError
 from bottega.core.types import Row, Targets, Tokens
 from bottega.models.layout import lay
 from bottega.train import schedule, source
+from bottega.train.advantages import advantages_of
 from bottega.train.objectives import OBJECTIVES, spec
 from bottega.train.objectives.pairs import cpo, orpo, simpo
 from bottega.train.objectives.preference import dpo
@@ -215,5 +216,5 @@ def test_a_data_set_continues_from_its_state_and_loses_no_row():
 
 
 def test_advantages_of_a_single_reward_with_lambda_one_are_reward_minus_value():
-    found, returns = source.advantages(np.array([0.0, 0.0, 3.0]), np.array([1.0, 1.0, 1.0]), gamma=1.0, lam=1.0)
+    found, returns = advantages_of(np.array([0.0, 0.0, 3.0]), np.array([1.0, 1.0, 1.0]), gamma=1.0, lam=1.0)
     assert found.tolist() == [2.0, 2.0, 2.0] and returns.tolist() == [3.0, 3.0, 3.0]
