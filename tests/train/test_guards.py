@@ -12,8 +12,7 @@ from bottega.core import devices
 from bottega.core.errors import Diverged, UserError
 from bottega.core.types import Row, Tokens
 from bottega.models.layout import lay
-from bottega.train import fit
-from bottega.train import parts
+from bottega.train import fit, parts
 from bottega.train.guards import SelfCheck, fingerprint, heaviest
 from bottega.train.metrics import attention_flops, flops
 from bottega.train.scoring import num_supervised
