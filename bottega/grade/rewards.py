@@ -27,7 +27,8 @@ from bottega.grade.scorers import SCORERS, find_scorer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What is judged. prompt: as a person reads it; truth: the data's own answer, if it has one; row: its other columns."""
+    """What is judged. prompt: as a person reads it; truth: the data's own answer, if it has one; row: its other columns.
+    prompt_ids, reply_ids: as the policy's tokenizer has them."""
 
     prompt: str
     reply: str
@@ -35,6 +36,8 @@ class Answer:
     num_tokens: int = 0
     truth: Any = None
     row: Mapping[str, Any] = field(default_factory=dict)
+    prompt_ids: Sequence[int] = ()
+    reply_ids: Sequence[int] = ()
 
 
 Batch = Callable[[Sequence[Answer]], list[float | None]]

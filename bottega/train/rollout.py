@@ -34,7 +34,8 @@ class Plan:
     prompts: drawn for a round; group: answers each; max_tokens, temperature: of an answer. needs: what the trainer's own scores are
     wanted for: `logp` (else the sampler's are taken), `value`, `reference`. cut: what becomes of answers that max_tokens cut: `keep`
     them, or `mask` them out of the loss; cut_penalty: taken off their reward. resample: rounds of further prompts for those whose
-    answers all have one reward (dynamic sampling, DAPO section 3.2).
+    answers all have one reward (dynamic sampling, DAPO section 3.2). keep: only so many best answers are learned from; pair: only a
+    better and a worse one, chosen by this rule. kl_target: nats an answer at which the penalty for distance settles.
     """
 
     prompts: int
@@ -46,19 +47,23 @@ class Plan:
     cut: str = "keep"
     cut_penalty: float = 0.0
     resample: int = 0
+    keep: int | None = None
+    pair: str | None = None
+    kl_target: float | None = None
     stops: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     batch: int = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Group:
-    """A prompt, its answers, their rewards (G,) and each reward's part (G,) by name."""
+    """A prompt, its answers, their rewards (G,) and each reward's part (G,) by name. place: in the stream of prompts."""
 
     index: int
     prompt: Prompt
     replies: tuple[Reply, ...]
     rewards: np.ndarray
     parts: Mapping[str, np.ndarray]
+    place: int = 0
 
     @property
     def flat(self) -> bool:
@@ -142,7 +147,7 @@ class Collector:
         groups = [replies[i : i + plan.group] for i in range(0, len(replies), plan.group)]
         judged = self._judge([self.prompts[index] for _, index in chosen], groups)
         found = []
-        for at, ((_, index), own) in enumerate(zip(chosen, groups, strict=True)):
+        for at, ((place, index), own) in enumerate(zip(chosen, groups, strict=True)):
             span = slice(at * plan.group, (at + 1) * plan.group)
             cut = np.array([reply.finish == "length" for reply in own])
             rewards = judged.total[span] - plan.cut_penalty * cut
@@ -278,6 +283,8 @@ def as_answer(prompt: Prompt, reply: Reply) -> Answer:
         num_tokens=len(reply.ids),
         truth=prompt.truth,
         row=prompt.row,
+        prompt_ids=prompt.ids,
+        reply_ids=reply.ids,
     )
 
 
