@@ -5,8 +5,9 @@ Left out: losses that are not finite (watch.py). What is counted is part of ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 from bottega.core.errors import Diverged
@@ -100,3 +101,30 @@ class Memory:
         if what not in self.told:
             self.told.append(what)
             self.note(line)
+
+
+def over_optimised(seen: Sequence[tuple[float, float]], *, last: int = 3) -> str:
+    """What to say where the reward rose over the last evaluations while a judge that is not trained on fell; nothing else.
+
+    Gao et al. 2023 (arXiv 2210.10760): a proxy's reward goes on rising when the true one falls already.
+
+    Args:
+        seen: (reward, judge) of each evaluation so far. last: evaluations that are looked at.
+
+    >>> over_optimised([(0.1, 0.5), (0.2, 0.6), (0.3, 0.5), (0.4, 0.3)])[:38]
+    'the reward rose from 0.2 to 0.4 while '
+    >>> over_optimised([(0.1, 0.5), (0.2, 0.6), (0.3, 0.7)])
+    ''
+    """
+    now = list(seen[-last:])
+    if len(now) < last:
+        return ""
+    rises = all(before[0] < after[0] for before, after in pairwise(now))
+    falls = all(before[1] > after[1] for before, after in pairwise(now))
+    if not (rises and falls):
+        return ""
+    return (
+        f"the reward rose from {now[0][0]:.4g} to {now[-1][0]:.4g} while the judge fell from {now[0][1]:.4g} to {now[-1][1]:.4g}: the "
+        "reward is being gamed; the best checkpoint by the judge is kept and becomes the result; mend the reward, raise kl, or stop "
+        "earlier"
+    )

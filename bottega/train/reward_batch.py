@@ -42,13 +42,15 @@ class ModelReward:
         micro_tokens: int = 4096,
     ) -> None:
         if deviation <= 0:
-            raise UserError(f"the reward's deviation is {deviation:g}, and rewards are divided by it: write one above 0")
+            raise UserError(
+                f"the reward's deviation is {deviation:g}, and rewards are divided by it: write one above 0"
+            )
         self.apart, self.reads, self.micro_tokens = apart, reads or _own_ids, micro_tokens
         self.mean, self.deviation = mean, deviation
 
     def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
         """One number an answer."""
-        rows = []
+        rows: list[Row] = []
         for prompt, group in groupby(map(self.reads, answers), key=lambda ids: tuple(ids[0])):
             branches = tuple(Tokens(reply, [1.0] * len(reply)) for _, reply in group)
             rows.append(Row(index=len(rows), prefix=Tokens(prompt, [0.0] * len(prompt)), branches=branches))

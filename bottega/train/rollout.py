@@ -17,6 +17,7 @@ from bottega.core.types import Reply, Row, Sampler, Tokens
 from bottega.data.order import Shuffled
 from bottega.data.prompts import Prompt
 from bottega.grade.rewards import Answer
+from bottega.train import pairing
 from bottega.train.advantages import Advantage, Sampled
 from bottega.train.bounds import Memory
 from bottega.train.parts import Parts
@@ -71,6 +72,12 @@ class Group:
         return bool((self.rewards == self.rewards[0]).all())
 
 
+def _only(group: Group, places: Sequence[int]) -> Group:
+    """The group with the answers at `places` alone, in that order."""
+    chosen = list(places)
+    return dataclasses.replace(group, replies=tuple(group.replies[i] for i in chosen), rewards=group.rewards[chosen])
+
+
 class Collector:
     """Called with a round's number, gives its rows; a function of the weights, the memory and the number alone.
 
@@ -100,11 +107,32 @@ class Collector:
         """The rows of round `number`."""
         groups, drawn = self._groups()
         all_rewards = np.concatenate([group.rewards for group in groups])
-        rows = [self._row(group, all_rewards) for group in groups]
-        scores = self._scores(rows, groups)
-        made = self._with_advantages(rows, groups, scores)
+        learned = [self._chosen(group) for group in groups]
+        rows = [self._row(group, all_rewards, places) for group, places in zip(groups, learned, strict=True)]
+        kept = [_only(group, places or (0, 0)) for group, places in zip(groups, learned, strict=True)]
+        scores = self._scores(rows, kept)
+        made = self._with_advantages(rows, kept, scores)
+        self._adapt(rows, scores)
         self._write(number, groups, drawn)
         return made
+
+    def _chosen(self, group: Group) -> tuple[int, ...] | None:
+        """The places of the answers that are learned from; None where no pair is there, for all are equally good."""
+        plan = self.plan
+        if plan.pair is not None:
+            return pairing.pair(group.rewards, plan.pair, np.random.default_rng([plan.seed, group.place]))
+        if plan.keep is not None:
+            return pairing.best(group.rewards, plan.keep)
+        return tuple(range(len(group.replies)))
+
+    def _adapt(self, rows: Sequence[Row], scores: Sequence[Mapping[str, Any]]) -> None:
+        """What a nat costs from the next round on: up where answers are further than `kl_target` nats from the reference, down
+        where they are nearer, by at most 2 percent (Ziegler et al. 2019, arXiv 1909.08593, section 2.2)."""
+        if self.plan.kl_target is None:
+            return
+        answers = sum(sum(any(b.trains) for b in row.branches) for row in rows)
+        away = sum(float((score["logp"] - score["ref.logp"]).sum()) for score in scores) / max(1, answers)
+        self.memory.kl *= 1 + 0.1 * float(np.clip(away / self.plan.kl_target - 1, -0.2, 0.2))
 
     def draw(self, count: int) -> list[tuple[int, int]]:
         """(place in the stream, prompt) of the next `count` prompts: epoch after epoch, each in its own order."""
@@ -153,7 +181,14 @@ class Collector:
             rewards = judged.total[span] - plan.cut_penalty * cut
             parts = {name: values[span] for name, values in judged.parts.items()}
             found.append(
-                Group(index=index, prompt=self.prompts[index], replies=tuple(own), rewards=rewards, parts=parts)
+                Group(
+                    index=index,
+                    prompt=self.prompts[index],
+                    replies=tuple(own),
+                    rewards=rewards,
+                    parts=parts,
+                    place=place,
+                )
             )
         return found
 
@@ -162,31 +197,38 @@ class Collector:
             [as_answer(prompt, reply) for prompt, own in zip(prompts, groups, strict=True) for reply in own]
         )
 
-    def _row(self, group: Group, all_rewards: np.ndarray) -> Row:
-        """The prompt, computed once, and its answers; what was cut trains nothing where the plan says so.
+    def _row(self, group: Group, all_rewards: np.ndarray, places: tuple[int, ...] | None) -> Row:
+        """The prompt, computed once, and the answers at `places`; what was cut trains nothing where the plan says so, and a pair
+        that is none trains nothing either.
 
         The spread of rewards is that among the answers to a prompt, and with one answer each that among a round's.
         """
-        plan = self.plan
-        masked = [plan.cut == "mask" and reply.finish == "length" for reply in group.replies]
-        if all(masked):
+        plan, kept = self.plan, _only(group, places or (0, 0))
+        masked = [plan.cut == "mask" and reply.finish == "length" for reply in kept.replies]
+        if all(masked) and plan.pair is None:
             masked = [False] * len(masked)  # a row must have a token; its advantage is nothing
-        count = len(group.replies)
-        extras: dict[str, list[float]] = {
-            "reward": group.rewards.tolist(),
-            "reward_spread": [float((group.rewards if count > 1 else all_rewards).std())] * count,
-            "length": [float(len(reply.ids)) for reply in group.replies],
-            "cut": [float(reply.finish == "length") for reply in group.replies],
-            "max_tokens": [float(plan.max_tokens)] * count,
+        if places is None or (plan.pair is not None and any(masked)):
+            masked = [True] * len(masked)
+        count = len(kept.replies)
+        known: dict[str, np.ndarray] = {
+            "reward": group.rewards,
+            "reward_spread": np.array([float((group.rewards if len(group.replies) > 1 else all_rewards).std())]),
+            "length": np.array([float(len(reply.ids)) for reply in group.replies]),
+            "cut": np.array([float(reply.finish == "length") for reply in group.replies]),
+            "max_tokens": np.array([float(plan.max_tokens)]),
         }
         if len(group.parts) > 1:
-            extras |= {f"reward.{name}": np.nan_to_num(values).tolist() for name, values in group.parts.items()}
+            known |= {f"reward.{name}": np.nan_to_num(values) for name, values in group.parts.items()}
+        extras = {  # of all answers, also where some are learned from
+            name: values.tolist() if len(values) == count else [float(values.mean())] * count
+            for name, values in known.items()
+        }
         return Row(
             index=group.index,
             prefix=Tokens(group.prompt.ids, [0.0] * len(group.prompt.ids)),
             branches=tuple(
                 Tokens(reply.ids, [0.0 if out else 1.0] * len(reply.ids))
-                for reply, out in zip(group.replies, masked, strict=True)
+                for reply, out in zip(kept.replies, masked, strict=True)
             ),
             extras=extras,
         )
@@ -204,10 +246,10 @@ class Collector:
                 score["ref.logp"] = reference["logp"]
         for row, group, score in zip(rows, groups, scores, strict=True):
             learned = [r.logps for r, b in zip(group.replies, row.branches, strict=True) if any(b.trains)]
-            sampled = np.concatenate([np.asarray(logps, dtype=np.float32) for logps in learned])
+            sampled = np.concatenate([np.zeros(0, np.float32), *(np.asarray(own, np.float32) for own in learned)])
             if "logp" in score:
                 shift = (score["logp"] - sampled).astype(np.float64)
-                score["drift"] = float((np.exp(shift) - 1 - shift).mean())
+                score["drift"] = float((np.exp(shift) - 1 - shift).mean()) if len(shift) else 0.0
             else:
                 score["logp"] = sampled
         return scores
@@ -226,7 +268,8 @@ class Collector:
             )
             for row, group, score in zip(rows, groups, scores, strict=True)
         ]
-        found = self.advantage(sampled)
+        adapted = {"kl": self.memory.kl} if self.plan.kl_target is not None else {}
+        found = self.advantage(sampled, **adapted)
         made = []
         for row, score, numbers in zip(rows, scores, found, strict=True):
             tokens = {"old.logp": score["logp"], **numbers}
@@ -235,6 +278,8 @@ class Collector:
             extras = dict(row.extras)
             if "drift" in score:
                 extras["drift"] = [score["drift"]] * len(row.branches)
+            if self.plan.kl_target is not None:
+                extras["kl_cost"] = [self.memory.kl] * len(row.branches)
             made.append(
                 dataclasses.replace(
                     row,

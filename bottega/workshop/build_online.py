@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bottega.core import rundir
 from bottega.core.types import Progress, Row, Tokens
 from bottega.data.clean.held import Keys
 from bottega.data.holdout import hold_out
@@ -19,7 +20,7 @@ from bottega.models.generate import Generator
 from bottega.models.reference import frozen_copy
 from bottega.train import advantages, objectives, parallel
 from bottega.train.assemble import assemble
-from bottega.train.bounds import Bounds, Memory
+from bottega.train.bounds import Bounds, Memory, over_optimised
 from bottega.train.experience import Experience, Rounds
 from bottega.train.loop import Loop
 from bottega.train.rewards import Composition, Weighed
@@ -29,6 +30,7 @@ from bottega.workshop.build import Bench, Setup, attach, saver, settings_of, voc
 from bottega.workshop.cleaning import read_sources
 from bottega.workshop.recipe import Stage
 from bottega.workshop.recipe_online import Graded, Rollout, refuse_processes
+from bottega.workshop.reward_models import RewardModels
 from bottega.workshop.rows import StageRows, row_limit
 
 
@@ -54,11 +56,14 @@ def assemble_stage(
     shown = progress(settings.steps)
     generator = Generator(attached.model, setup.loaded.tokenizer, inputs=attached.inputs)
     stops = _stops(setup, generator)
-    memory = Memory(bounds=_bounds(rollout), note=shown.note)
+    assert rollout.advantage is not None
+    memory = Memory(bounds=_bounds(rollout), note=shown.note, kl=float(rollout.advantage.options.get("kl", 0.0)))
+    models = RewardModels(setup, attached)
+    judges = _judges(setup, models) if kept_out else {}
     collector = Collector(
         asked,
         generator,
-        compose(stage.rewards or ()),
+        compose(stage.rewards or (), models),
         _advantage(rollout),
         _plan(rollout, setup.seed, needs, stops),
         memory=memory,
@@ -81,7 +86,8 @@ def assemble_stage(
     )
     parts.scorer.sampled_at(rollout.temperature)
     collector.parts = parts
-    parts.validate = _validate(setup, kept_out, generator, rollout, stops)
+    parts.validate = _validate(setup, kept_out, generator, judges, stops, shown.note)
+    models.join(parts)
     loop = Loop(parts, settings, setup.folder, shown)
     return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save)
 
@@ -184,33 +190,55 @@ def _plan(rollout: Rollout, seed: int, needs: tuple[str, ...], stops: Mapping[st
         cut=rollout.cut,
         cut_penalty=rollout.cut_penalty,
         resample=rollout.resample,
+        keep=rollout.keep,
+        pair=rollout.pair,
+        kl_target=rollout.kl_target,
         stops=stops,
     )
 
 
-def compose(parts: tuple[Graded, ...]) -> Composition:
+def compose(parts: tuple[Graded, ...], models: RewardModels) -> Composition:
     """The rewards of a recipe as one.
 
     Raises:
         UserError: a reward that is not there, or a file that cannot be used.
     """
-    return Composition(
-        [Weighed(name=part.name, weight=part.weight, reward=rewards.find(part.name, part.options)) for part in parts]
-    )
+    found = []
+    for part in parts:
+        own: Any = models.open(**part.options) if part.name == "model" else rewards.find(part.name, part.options)
+        found.append(Weighed(name=part.name, weight=part.weight, reward=own))
+    return Composition(found)
+
+
+def _judges(setup: Setup, models: RewardModels) -> dict[str, Composition]:
+    """What answers to held-out prompts are judged by; opened before the parts are built, for a reward model may join the policy."""
+    judges = {"reward": compose(setup.stage.rewards or (), models)}
+    if setup.stage.judge:
+        judges["judge"] = compose(setup.stage.judge, models)
+    return judges
 
 
 def _validate(
-    setup: Setup, kept_out: list[Prompt], generator: Generator, rollout: Rollout, stops: Mapping[str, Any]
+    setup: Setup,
+    kept_out: list[Prompt],
+    generator: Generator,
+    judges: Mapping[str, Composition],
+    stops: Mapping[str, Any],
+    note: Callable[[str], None],
 ) -> Callable[[int], Mapping[str, float]] | None:
     if not kept_out:
         return None
-    judges = {"reward": compose(setup.stage.rewards or ())}
-    if setup.stage.judge:
-        judges["judge"] = compose(setup.stage.judge)
-    inner = held_out(kept_out, generator, judges, max_tokens=rollout.max_tokens, stops=stops)
+    assert setup.stage.rollout is not None
+    inner = held_out(kept_out, generator, judges, max_tokens=setup.stage.rollout.max_tokens, stops=stops)
 
     def validate(step: int) -> Mapping[str, float]:
         with undisturbed(generator.model):
-            return inner(step)
+            found = inner(step)
+        log = setup.folder / "metrics.jsonl"
+        earlier = [line for line in rundir.read_jsonl(log) if "eval.judge" in line] if log.is_file() else []
+        seen = [(line["eval.reward"], line["eval.judge"]) for line in earlier if line["step"] < step]
+        if "judge" in found and (said := over_optimised([*seen, (found["reward"], found["judge"])])):
+            note(f"step {step}: {said}")
+        return found
 
     return validate

@@ -22,7 +22,7 @@ from bottega.train.objectives import OBJECTIVES
 from bottega.train.settings import LR_OF_OPTIMIZER, OF_OPTIMIZER, most_tokens
 from bottega.workshop import recipe_checks, recipe_file, recipe_online
 from bottega.workshop.recipe_checks import LOOP
-from bottega.workshop.recipe_parts import ADAPTERS, Choice, Evaluate, Part, Recipe, Stage
+from bottega.workshop.recipe_parts import ADAPTERS, Choice, EarlyStop, Evaluate, Part, Recipe, Stage
 
 __all__ = ["LOOP", "STAGE_KEYS", "TOP_KEYS", "Evaluate", "Part", "Recipe", "Stage", "load", "to_plain", "without_none"]
 LR = {
@@ -31,6 +31,7 @@ LR = {
     **{"adapter": 2e-4, "prefix": 1e-2, "prompt": 1e-2, "p_tuning": 1e-3},
 }
 PREFERENCE_LR = 0.1
+BY_THE_JUDGE = EarlyStop(metric="judge", mode="max", patience=1_000_000)
 """Usual peak learning rates by method, and the factor on them for objectives that are held to a reference."""
 
 STAGE_KEYS = frozenset(f.name for f in dataclasses.fields(Stage)) - {"loop", "name"} | frozenset(LOOP)
@@ -128,6 +129,7 @@ def _complete(recipe: Recipe) -> Recipe:
                 objective=_with_defaults(stage.objective, OBJECTIVES[stage.objective.name].function),
                 method=_with_defaults(stage.method, METHODS[stage.method.name]),
                 loop={**LOOP, **OF_OPTIMIZER.get(optimizer, {}), **_signed(stage), **stage.loop},
+                early_stop=stage.early_stop or (BY_THE_JUDGE if stage.judge else None),
                 **recipe_online.complete(stage),
             )
         )

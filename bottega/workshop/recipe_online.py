@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from bottega.core import table
 from bottega.core.config import Marks, closest, convert, option, plain
 from bottega.core.errors import UserError
+from bottega.core.rundir import sha256
 from bottega.core.strictyaml import Path as Keys
 from bottega.grade import rewards
 from bottega.train.advantages import ADVANTAGES
@@ -19,6 +21,8 @@ from bottega.train.objectives import OBJECTIVES
 
 ONLINE = tuple(name for name, entry in OBJECTIVES.items() if entry.data == "prompt")
 """Objectives that learn from their own answers."""
+MODEL = "bottega.workshop.reward_models:reward_model"
+"""The reward `model`: a reward model's folder; on the policy's base where it is an adapter of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +75,15 @@ class Rollout:
     cut: Literal["keep", "mask"] = option("keep", "answers cut at max_tokens: learned from, or left out of the loss")
     cut_penalty: float = option(0.0, "taken off the reward of answers cut at max_tokens", low=0)
     resample: int = option(0, "rounds of other prompts for those whose answers all have one reward (DAPO)", low=0)
+    keep: int | None = option(None, "learn from so many best answers alone; raft: 1 where nothing is said", low=1)
+    pair: Literal["best_worst", "best_random", "random_worst", "random"] | None = option(
+        None, "online_dpo: which two answers make a pair; default: best_worst"
+    )
+    kl_target: float | None = option(
+        None,
+        "nats an answer at which the advantage's kl settles: it adapts from round to round; default: it is fixed",
+        above=0,
+    )
     rescore: bool | None = option(
         None, "score answers with the trainer instead of taking the sampler's numbers; default: for ppo and 16 bits"
     )
@@ -97,7 +110,7 @@ def check(stage: Any, marks: Marks, place: Keys) -> list[str]:
                 )
         return mistakes
     if not stage.rewards:
-        fail("rewards", f"{name} needs a reward: write rewards: [exact], or any of {', '.join(rewards.names())}")
+        fail("rewards", f"{name} needs a reward: write rewards: [exact], or any of model, {', '.join(rewards.names())}")
     for key in ("rewards", "judge"):
         for part in getattr(stage, key) or ():
             mistakes += [f"{marks.at((*place, key))}: {said}" for said in _check_reward(part)]
@@ -114,6 +127,15 @@ def check(stage: Any, marks: Marks, place: Keys) -> list[str]:
         fail(
             "rollout", f"{name} compares answers to one prompt, and a group of 1 has nothing to compare; write group: 8"
         )
+    if rollout.keep is not None and (name != "raft" or rollout.keep > group):
+        fail(
+            "rollout",
+            f"keep: {rollout.keep} is for raft, and at most the group ({group}); {name} learns from all answers",
+        )
+    if rollout.pair is not None and name != "online_dpo":
+        fail("rollout", f"pair is for online_dpo; {name} learns from whole groups")
+    if rollout.kl_target is not None and not _usual(name, rollout).options.get("kl"):
+        fail("rollout", "kl_target adapts the advantage's kl, which is 0; write advantage: {name: gae, kl: 0.05}")
     if rollout.prompts is not None and rollout.prompts < stage.batch:
         fail("rollout", f"a round of {rollout.prompts} prompts does not fill a batch of {stage.batch}; lower batch")
     if rollout.advantage is not None:
@@ -122,9 +144,9 @@ def check(stage: Any, marks: Marks, place: Keys) -> list[str]:
 
 
 def _check_reward(part: Graded) -> list[str]:
-    known = rewards.known(part.name)
+    known = table.options(MODEL) if part.name == "model" else rewards.known(part.name)
     if known is None:
-        return [f"there is no reward {part.name!r}{closest(part.name, rewards.names())}"]
+        return [f"there is no reward {part.name!r}{closest(part.name, ['model', *rewards.names()])}"]
     found = []
     for key, value in part.options.items():
         if key not in known:
@@ -154,20 +176,29 @@ def usual_group(objective: str) -> int:
     return 1 if objective == "ppo" else 8
 
 
+def _usual(objective: str, rollout: Rollout) -> Advantage:
+    """The advantage with all its options: the recipe's, or the objective's own."""
+    usual = dict(OBJECTIVES[objective].advantage)
+    chosen = rollout.advantage or Advantage(name=usual.pop("name"), options=usual)
+    if chosen.name not in ADVANTAGES:
+        return chosen  # the check says so
+    defaults = {key: plain(one.default) for key, one in table.options(ADVANTAGES[chosen.name]).items()}
+    return Advantage(name=chosen.name, options={**defaults, **chosen.options})
+
+
 def complete(stage: Any) -> dict[str, Any]:
     """The stage's fields with what depends on others written out; nothing for other objectives."""
     name = stage.objective.name
     if name not in ONLINE:
         return {}
     rollout = stage.rollout or Rollout()
-    usual = dict(OBJECTIVES[name].advantage)
-    chosen = rollout.advantage or Advantage(name=usual.pop("name"), options=usual)
-    defaults = {key: plain(one.default) for key, one in table.options(ADVANTAGES[chosen.name]).items()}
     rollout = replace(
         rollout,
+        keep=rollout.keep or (1 if name == "raft" else None),
+        pair=rollout.pair or ("best_worst" if name == "online_dpo" else None),
         group=rollout.group or usual_group(name),
         prompts=rollout.prompts or stage.batch,
-        advantage=Advantage(name=chosen.name, options={**defaults, **chosen.options}),
+        advantage=_usual(name, rollout),
         rescore=rollout.rescore
         if rollout.rescore is not None
         else name == "ppo" or "16" in str(stage.loop.get("precision")),
@@ -185,10 +216,17 @@ def flat(stage: dict[str, Any]) -> None:
         rollout["advantage"] = {"name": rollout["advantage"]["name"], **rollout["advantage"]["options"]}
 
 
-def reward_files(stage: Any) -> list[str]:
-    """The files whose code judges: what a run records of them is their content."""
-    parts = [*(stage.rewards or ()), *(stage.judge or ())]
-    return sorted({str(part.options["path"]) for part in parts if "path" in part.options})
+def record(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run remembers of the files that judge: their names in `kept` (the folder may move), and the content of code."""
+    files = {}
+    for key in ("rewards", "judge"):
+        for part in kept.get(key) or ():
+            if "path" in part["options"]:
+                path = Path(part["options"]["path"])
+                part["options"] = {**part["options"], "path": path.name}
+                if path.is_file():
+                    files[path.name] = sha256(path)
+    return {"reward_files": files} if files else {}
 
 
 def refuse_processes(name: str, size: int) -> None:

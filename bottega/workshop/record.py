@@ -23,7 +23,7 @@ from bottega.data.remote import is_remote, masked
 from bottega.data.sources import find
 from bottega.models.methods import METHODS
 from bottega.train.objectives import OBJECTIVES
-from bottega.workshop import cleaning
+from bottega.workshop import cleaning, recipe_online
 from bottega.workshop.recipe import LOOP, Part, Recipe, Stage, on_device, without_none
 
 FREE = ("keep", "save_every", "samples", "allow_loss", "self_check", "parallel")
@@ -74,7 +74,8 @@ def stage_record(stage: Stage, seed: int) -> dict[str, Any]:
     if validation is not None:
         held_out = [fingerprint(part) for part in validation.data]
         data["validation"] = held_out if validation.share is None else [{"share": validation.share}]
-    return without_none({**kept, "clean": cleaning.record(stage.clean), "seed": seed, **data})
+    told = recipe_online.record(kept)
+    return without_none({**kept, "clean": cleaning.record(stage.clean), "seed": seed, **data, **told})
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:

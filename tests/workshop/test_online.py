@@ -42,7 +42,9 @@ def lines(out: Path, name: str = "metrics.jsonl") -> list[dict]:
     return rundir.read_jsonl(next(out.glob(f"stages/*/{name}")))
 
 
-@pytest.mark.parametrize("objective", ["grpo", "dr_grpo", "dapo", "gspo", "rloo", "reinforce_pp", "ppo"])
+@pytest.mark.parametrize(
+    "objective", ["grpo", "dr_grpo", "dapo", "gspo", "rloo", "reinforce_pp", "ppo", "raft", "online_dpo"]
+)
 def test_each_objective_learns_from_answers_of_its_own(folder, tmp_path, objective):
     """Sampler and trainer agree at the first step of a round: approx_kl is 0 but for roundings."""
     run(recipe(folder, objective), out=tmp_path / "run", quiet=True)
@@ -104,6 +106,50 @@ def test_a_run_that_deserves_it_is_stopped_with_the_number_and_the_remedy(folder
     with pytest.raises(Diverged, match=said) as caught:
         run(recipe(folder, **more), out=tmp_path / "run", quiet=True)
     assert caught.value.exit_code == 5
+
+
+def test_ppo_with_a_reward_model_on_its_own_base_adapts_the_price_of_distance(folder, tmp_path):
+    """Two stages' worth: pairs make a judge, an adapter on the base; PPO scores with it, and loads no second model."""
+    pairs = [{"prompt": f"What is {i}?", "chosen": f"It is {i}.", "rejected": "No."} for i in range(12)]
+    judge = {
+        "objective": "reward",
+        "data": str(jsonl(tmp_path / "pairs.jsonl", pairs)),
+        "method": {"name": "lora", "rank": 4},
+    }
+    run(
+        {"name": "j", "model": str(folder / "model"), "stages": [{"judge": {**judge, "steps": 4}}]},
+        out=tmp_path / "j",
+        quiet=True,
+    )
+    plan = recipe(
+        folder, "ppo", rewards=[{"name": "model", "path": str(tmp_path / "j" / "stages" / "01-judge" / "result")}],
+        rollout={"prompts": 4, "max_tokens": 6, "epochs": 2, "kl_target": 1e-6, "stop_kl": 10.0,
+                 "advantage": {"name": "gae", "kl": 0.1}},
+        steps=8,
+    )  # fmt: skip
+    run(plan, out=tmp_path / "run", quiet=True)
+    log = lines(tmp_path / "run")
+    assert len(log) == 8 and len({line["reward"] for line in log}) > 1
+    costs = [line["kl_cost"] for line in log]
+    assert costs[0] == pytest.approx(0.1) and costs[-1] != costs[0]
+    assert list((tmp_path / "run").glob("stages/01-learn/result/adapter_model.safetensors"))
+
+
+def test_a_reward_that_rises_while_the_judge_falls_is_told_and_the_judges_best_checkpoint_is_the_result(
+    folder, tmp_path
+):
+    """The judge is minus the reward, so whatever is learned is over-optimised."""
+    (tmp_path / "judge.py").write_text("def reward(prompt, reply):\n    return -float(len(reply))\n")
+    (tmp_path / "longer.py").write_text("def reward(prompt, reply):\n    return float(len(reply))\n")
+    plan = recipe(
+        folder, rewards=[{"name": "python", "path": str(tmp_path / "longer.py")}], steps=12, lr=2e-2, validation=0.25,
+        judge=[{"name": "python", "path": str(tmp_path / "judge.py")}], eval_every=2, rollout={"max_tokens": 6, "max_kl": 1e9},
+    )  # fmt: skip
+    result = run(plan, out=tmp_path / "run", quiet=True)
+    log = [line for line in lines(tmp_path / "run") if "eval.judge" in line]
+    best = max(log, key=lambda line: line["eval.judge"])
+    assert result.stages["learn"]["best"] == pytest.approx(best["eval.judge"])
+    assert log[-1]["eval.reward"] == pytest.approx(-log[-1]["eval.judge"])
 
 
 @pytest.mark.parametrize(

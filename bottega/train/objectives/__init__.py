@@ -96,6 +96,22 @@ OBJECTIVES: dict[str, Entry] = {
         ("tokens",),
         advantage={"name": "batch"},
     ),
+    "raft": Entry(
+        "bottega.train.objectives.chosen:raft",
+        "prompt",
+        "branches",
+        ("logp",),
+        ("tokens",),
+        advantage={"name": "group"},
+    ),
+    "online_dpo": Entry(
+        "bottega.train.objectives.chosen:online_dpo",
+        "prompt",
+        "branches",
+        ("logp", "ref.logp"),
+        ("pairs",),
+        advantage={"name": "group"},
+    ),
     "classification": Entry(
         "bottega.train.objectives.labels:classification", "labelled", "pooled", ("labels",), ("rows",)
     ),

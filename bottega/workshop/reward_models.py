@@ -1,0 +1,74 @@
+"""The reward `model` of a recipe: where a reward model lies, and whether it shares the policy's base.
+
+Left out: how it scores (train/reward_batch.py). One reward model a stage can be an adapter on the policy's base, which then lies
+there once for policy, value, reward and reference; any other is loaded beside it, and the run says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bottega.core.types import Attached, Conversation, Turn
+from bottega.data.chat import Template, encode_prompt
+from bottega.grade.rewards import Answer
+from bottega.models.reward import join, shares_base
+from bottega.train.parts import Parts
+from bottega.train.reward_batch import ModelReward
+from bottega.train.reward_scores import load_reward
+from bottega.workshop.build import Setup
+
+
+def reward_model(*, path: str, mean: float = 0.0, deviation: float = 1.0) -> None:
+    """The options of the reward `model`: path: a run, a stage's result or a model folder with a reward head; mean, deviation: taken
+    off and divided by. What makes it is RewardModels.open, which needs the policy."""
+
+
+class RewardModels:
+    """The reward models of a stage, each folder opened once."""
+
+    def __init__(self, setup: Setup, attached: Attached) -> None:
+        self.setup, self.attached = setup, attached
+        self.joined = ""
+        self._waiting: list[ModelReward] = []
+
+    def open(self, *, path: str, mean: float = 0.0, deviation: float = 1.0) -> ModelReward:
+        """The reward of the model in `path`.
+
+        Raises:
+            UserError: there is no reward model.
+        """
+        if self._shares(path):
+            if not self.joined:
+                join(self.attached, path)
+                self.joined = path
+                self.setup.note(f"reward {path}: an adapter on the policy's base, which lies in memory once")
+            made = ModelReward(mean=mean, deviation=deviation)
+            self._waiting.append(made)
+            return made
+        apart = load_reward(path)
+        self.setup.note(f"reward {path}: another base than the policy's, loaded beside it")
+        return ModelReward(apart=apart, reads=_reader(apart.tokenizer), mean=mean, deviation=deviation)
+
+    def _shares(self, path: str) -> bool:
+        if self.joined:
+            return self.joined == path
+        return self.attached.name in ("lora", "qlora") and shares_base(path, self.setup.loaded.identity)
+
+    def join(self, parts: Parts) -> None:
+        """The stage's parts are there: rewards on the policy's base can score."""
+        for made in self._waiting:
+            made.parts = parts
+
+
+def _reader(tokenizer: Any) -> Callable[[Answer], tuple[list[int], list[int]]]:
+    """An answer in the reward model's own tokens and template, up to the end of the reply's turn."""
+    template = Template.of(tokenizer)
+
+    def reads(answer: Answer) -> tuple[list[int], list[int]]:
+        asked = Conversation(turns=(Turn(role="user", content=answer.prompt),))
+        prompt = encode_prompt(asked, tokenizer, template)
+        reply = tokenizer(answer.reply, add_special_tokens=False)["input_ids"]
+        return prompt, reply or [tokenizer.eos_token_id or 0]
+
+    return reads
