@@ -25,6 +25,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-all: setup
+	sh tests/servers.sh
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 check: setup

@@ -1,6 +1,8 @@
 // The one script of the pages: keys, the clock of a question, no second click, and marking words. Every page but word marking works without it.
 "use strict";
 
+const SETTLE_MS = 350;  // the second half of a double click must not answer the next question
+
 const writes = (node) => node && (node.tagName === "TEXTAREA" || node.tagName === "SELECT" || (node.tagName === "INPUT" && node.type !== "checkbox"));
 
 document.addEventListener("keydown", (event) => {
@@ -27,7 +29,8 @@ for (const form of document.querySelectorAll("form")) {
   const began = performance.now();
   let sent = false;
   form.addEventListener("submit", (event) => {
-    if (sent) { event.preventDefault(); return; }
+    const early = "clock" in form.dataset && performance.now() - began < SETTLE_MS;
+    if (sent || early) { event.preventDefault(); return; }
     sent = true;
     if (form.elements.seconds) form.elements.seconds.value = ((performance.now() - began) / 1000).toFixed(1);
   });
