@@ -30,7 +30,9 @@ def model_of(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(HERE.parents[1] / "bottega" / "models" / "garzone")
     torch.manual_seed(0)
     shape = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 6}
-    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=1024, eos_token_id=tokenizer.eos_token_id, **shape)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=1024, eos_token_id=tokenizer.eos_token_id, **shape
+    )
     config.pad_token_id = tokenizer.pad_token_id
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -81,7 +83,8 @@ def peers(folder: Path, steps: int, variant: str) -> list[float]:
             marks[-1] = time.process_time() - marks[-1]
 
     config = GRPOConfig(
-        output_dir=tempfile.mkdtemp(dir=folder), max_steps=steps, learning_rate=LR, lr_scheduler_type="constant", use_cpu=True, bf16=False,
+        output_dir=tempfile.mkdtemp(dir=folder), max_steps=steps, learning_rate=LR, lr_scheduler_type="constant", use_cpu=True,
+        bf16=False,
         per_device_train_batch_size=PROMPTS * GROUP, num_generations=GROUP, max_completion_length=TOKENS, beta=BETA, loss_type="grpo",
         gradient_checkpointing=False, optim="adamw_torch_fused", max_grad_norm=1.0, save_strategy="no", logging_strategy="no",
         report_to="none", disable_tqdm=True, seed=0, temperature=1.0, cache_implementation="static" if variant == "static" else None,
@@ -120,16 +123,24 @@ def main() -> None:
         for side in ("bottega", *VARIANTS):
             python = sys.executable if side == "bottega" else given.peer
             words = [python, str(HERE), "--side", side, "--folder", str(folder), "--steps", str(given.steps)]
-            env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]), "TOKENIZERS_PARALLELISM": "false"}
+            env = os.environ | {
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(HERE.parents[1]),
+                "TOKENIZERS_PARALLELISM": "false",
+            }
             done = subprocess.run(words, env=env, capture_output=True, text=True)
             if done.returncode:
                 print(f"{side}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
                 continue
             found.setdefault(side, []).extend(json.loads(done.stdout.strip().splitlines()[-1])[1:])
-    print(f"{PROMPTS} prompts x {GROUP} answers x {TOKENS} tokens, LoRA rank {RANK}, one thread; CPU seconds a step, first step left out")
+    print(
+        f"{PROMPTS} prompts x {GROUP} answers x {TOKENS} tokens, LoRA rank {RANK}, one thread; CPU seconds a step, first step left out"
+    )
     for side, took in found.items():
         ratio = statistics.median(took) / statistics.median(found["bottega"])
-        print(f"{side:8} median {statistics.median(took):6.2f}  from {min(took):.2f} to {max(took):.2f}  ({ratio:.2f} x ours)")
+        print(
+            f"{side:8} median {statistics.median(took):6.2f}  from {min(took):.2f} to {max(took):.2f}  ({ratio:.2f} x ours)"
+        )
 
 
 if __name__ == "__main__":

@@ -136,20 +136,27 @@ def test_ppo_with_a_reward_model_on_its_own_base_adapts_the_price_of_distance(fo
 
 
 def test_a_reward_that_rises_while_the_judge_falls_is_told_and_the_judges_best_checkpoint_is_the_result(
-    folder, tmp_path
+    folder, tmp_path, capfd
 ):
-    """The judge is minus the reward, so whatever is learned is over-optimised."""
-    (tmp_path / "judge.py").write_text("def reward(prompt, reply):\n    return -float(len(reply))\n")
-    (tmp_path / "longer.py").write_text("def reward(prompt, reply):\n    return float(len(reply))\n")
+    """The judge is minus the reward, so whatever is learned is over-optimised: the first evaluation was the judge's best."""
+    for name, sign in (("judge", "-"), ("more", "")):
+        code = f"def reward(prompt, reply):\n    return {sign}sum(map(ord, reply)) / 1000\n"
+        (tmp_path / f"{name}.py").write_text(code)
+    asked = jsonl(tmp_path / "q.jsonl", [{"prompt": f"What is {i} plus 1?"} for i in range(24)])
     plan = recipe(
-        folder, rewards=[{"name": "python", "path": str(tmp_path / "longer.py")}], steps=12, lr=2e-2, validation=0.25,
-        judge=[{"name": "python", "path": str(tmp_path / "judge.py")}], eval_every=2, rollout={"max_tokens": 6, "max_kl": 1e9},
+        folder, rewards=[{"name": "python", "path": str(tmp_path / "more.py")}], steps=18, lr=5e-3, validation=0.4, save_every=6,
+        judge=[{"name": "python", "path": str(tmp_path / "judge.py")}], eval_every=6, batch=8, data=str(asked),
+        rollout={"max_tokens": 12, "cut_steps": 999, "max_kl": 1e9},
     )  # fmt: skip
-    result = run(plan, out=tmp_path / "run", quiet=True)
+    result = run(plan, out=tmp_path / "run")
     log = [line for line in lines(tmp_path / "run") if "eval.judge" in line]
-    best = max(log, key=lambda line: line["eval.judge"])
-    assert result.stages["learn"]["best"] == pytest.approx(best["eval.judge"])
-    assert log[-1]["eval.reward"] == pytest.approx(-log[-1]["eval.judge"])
+    assert len(log) == 3 and log[0]["eval.reward"] < log[1]["eval.reward"] < log[2]["eval.reward"]
+    assert "while the judge fell" in "".join(capfd.readouterr())
+    assert result.stages["learn"]["best_step"] == 6
+    kept = tmp_path / "run" / "stages" / "01-learn"
+    weights = "adapter_model.safetensors"
+    first = kept / "checkpoints" / "step-0000006" / "model" / weights
+    assert rundir.sha256(kept / "result" / weights) == rundir.sha256(first)
 
 
 @pytest.mark.parametrize(
@@ -206,3 +213,21 @@ def test_grpo_raises_the_held_out_reward_of_the_bundled_model_with_its_distance_
     evals = [line["eval.reward"] for line in log if "eval.reward" in line]
     print(seed, evals, max(line["kl"] for line in log))
     assert evals[-1] > evals[0] + 0.1 and max(line["kl"] for line in log) < 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_ppo_raises_the_held_out_reward_of_the_bundled_model_with_its_distance_bounded(tmp_path, seed):
+    """The same letters by PPO: rounds of 64 answers, two epochs of minibatches, value and reference on the policy's base."""
+    from bottega.demo.world import journey
+
+    asked = [{"messages": row["prompt"]} for row in journey.align_rows(3, 300)]
+    plan = recipe(
+        tmp_path, "ppo", data=str(jsonl(tmp_path / "q.jsonl", asked)), method={"name": "lora", "rank": 16}, steps=64, batch=16,
+        rewards=[{"name": "pattern", "regex": "^[a-mA-M]"}], save_every=50, lr=3e-4, validation=0.2,
+        rollout={"prompts": 64, "epochs": 2, "max_tokens": 16, "advantage": {"name": "gae", "kl": 0.05}},
+    )  # fmt: skip
+    run({**plan, "model": "garzone", "seed": seed}, out=tmp_path / "run", quiet=True)
+    log = lines(tmp_path / "run")
+    evals = [line["eval.reward"] for line in log if "eval.reward" in line]
+    assert evals[-1] > evals[0] + 0.05 and max(line["kl"] for line in log) < 1.0
