@@ -40,7 +40,7 @@ class Part:
 TUNING = {
     OURS: ("packed",),
     "litgpt": ("one", "two"),
-    "llamafactory": ("one", "neat", "neat-half"),
+    "llamafactory": ("neat-half", "one", "neat"),
     "trl": ("one", "bfd", "bfd-half"),
     "trl-flat": ("flat",),
     "hf": ("one", "grouped"),
