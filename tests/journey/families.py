@@ -22,17 +22,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from bottega.core import rundir
-from bottega.core.types import Row, Tokens
 from bottega.models.generate import Generator
 from bottega.models.load import Loaded, load
-from bottega.train.scoring import score_rows
-from bottega.train.source import Experience, with_advantages
 from bottega.workshop.predict import embed, predict
 from bottega.workshop.runs import runs_resume
 from bottega.workshop.stages import run
 from bottega.workshop.use import generate
 from tests.models.tiny import BOTH_SIDES, ENCODERS, FAMILIES, tiny_model
-from tests.train.clients import make_loop
 from tests.workshop import labelled
 from tests.workshop.made import jsonl
 
@@ -135,32 +131,6 @@ def assert_resumes(run_folder: Path, copy: Path) -> None:
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine), path
 
 
-def one_ppo_step(folder: Path, scratch: Path) -> None:
-    """A rollout of four answers, scored and learnt from once."""
-    loop = make_loop(folder, scratch, objective="ppo", tune="lora", steps=1, lr=1e-2, optimizer="adamw", beta1=0.9)
-    sampler = Generator(loop.parts.attached.model)
-    prompts = [[7, 8, 9], [20, 21, 22], [30, 31, 32], [40, 41, 42]]
-
-    def collect(round_number: int) -> list[Row]:
-        replies = sampler.sample(prompts, max_tokens=4, temperature=1.0, seed=round_number, stop_ids=())
-        drafts = [
-            Row(index=i, prefix=Tokens(p, [0.0] * len(p)), branches=(Tokens(r.ids, [1.0] * len(r.ids)),))
-            for i, (p, r) in enumerate(zip(prompts, replies))
-        ]
-        scores = score_rows(loop.parts, drafts, ("logp", "value"))
-        for score, old in zip(scores, score_rows(loop.parts, drafts, ("logp",), view="reference")):
-            score["ref.logp"] = old["logp"]
-        for reply, score in zip(replies, scores):  # what was sampled is what is learnt from
-            np.testing.assert_allclose(reply.logps, score["logp"], atol=2e-4)
-        return with_advantages(drafts, [1.0 + i + sum(t % 2 for t in r.ids) for i, r in enumerate(replies)], scores)
-
-    loop.parts.source = Experience(collect, minibatch=2, epochs=1, seed=0)
-    line = loop.one_step()
-    config = loop.parts.attached.model.config.to_dict()
-    drops = any("drop" in key and isinstance(value, float) and value > 0 for key, value in config.items())
-    assert np.isfinite(line["loss"]) and (drops or abs(line["approx_kl"]) < 1e-5)
-
-
 def life_of_a_writer(family: str, folder: Path, auto: str) -> tuple[str, str]:
     """Decoders and encoder-decoders; returns how rows lie, and how replies are decoded."""
     stages = (
@@ -170,6 +140,12 @@ def life_of_a_writer(family: str, folder: Path, auto: str) -> tuple[str, str]:
         f"  - whole: {{objective: dpo, data: {folder}/pairs.jsonl, method: full, {SETTINGS}}}\n"
         f"  - align: {{objective: dpo, data: {folder}/pairs.jsonl, method: {LORA}, {SETTINGS}}}\n"
     )
+    if family in FAMILIES:
+        stages = stages.replace(f"{LORA}, {SETTINGS}}}\n", f"{LORA}, then: merge, {SETTINGS}}}\n")
+        stages += (
+            f"  - reward: {{objective: ppo, data: {folder}/chat.jsonl, method: {LORA}, "
+            f"rewards: [distinct, {{name: length, target: 8}}], rollout: {{prompts: 8, max_tokens: 4}}, {SETTINGS}}}\n"
+        )
     told = run(str(write_recipe(folder, stages)), out=str(folder / "run"), quiet=True).stages
     assert all(np.isfinite(facts["loss"]) for facts in told.values()) and told["lora"]["merge_difference"] <= 1e-5
     for result in sorted((folder / "run" / "stages").glob("*/result")):
@@ -237,8 +213,6 @@ def life(family: str, folder: Path) -> str:
         kind = "encoder-decoder" if family in BOTH_SIDES else "decoder"
         auto = "AutoModelForSeq2SeqLM" if family in BOTH_SIDES else "AutoModelForCausalLM"
         packed, way = life_of_a_writer(family, folder, auto)
-        if kind == "decoder":
-            one_ppo_step(folder / "model", folder / "ppo")
         return line(family, kind, packed, way)
 
 
