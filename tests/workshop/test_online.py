@@ -55,17 +55,46 @@ def test_each_objective_learns_from_answers_of_its_own(folder, tmp_path, objecti
     assert [one["round"] for one in rounds] == [0, 1]
 
 
-@pytest.mark.parametrize("at", [pytest.param(9, marks=pytest.mark.slow), 40, pytest.param(70, marks=pytest.mark.slow)])
-def test_a_run_killed_in_a_rollout_or_an_update_ends_in_the_same_bytes(folder, tmp_path, at):
-    """The reward kills the process at its n-th call, in the first, second and third round of 32 answers."""
+KILLER = """
+import os, pathlib, signal, threading, time
+calls, checkpoint = 0, pathlib.Path(os.environ.get("DIE_AFTER", "/nowhere"))
+
+def watch():
+    while not checkpoint.exists():
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def reward(prompt, reply):
+    global calls
+    calls += 1
+    if calls == int(os.environ.get("DIE_AT", 0)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if calls == 1 and "DIE_AFTER" in os.environ:
+        threading.Thread(target=watch, daemon=True).start()
+    return float(sum(map(ord, reply)) % 5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("objective", "where"),
+    [
+        ("grpo", "rollout"),
+        *(
+            pytest.param(name, where, marks=pytest.mark.slow)
+            for name, where in (
+                ("grpo", "update"), ("ppo", "rollout"), ("ppo", "update"), ("online_dpo", "update"), ("raft", "update"),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_a_run_killed_in_a_rollout_or_an_update_ends_in_the_same_bytes(folder, tmp_path, objective, where):
+    """32 answers a round, two steps each: killed at the 40th answer, or once the third step's checkpoint is there, in the middle of
+    the second round."""
     killer = tmp_path / "killer.py"
-    killer.write_text(
-        "import os, signal\ncalls = 0\n\n\ndef reward(prompt, reply):\n    global calls\n    calls += 1\n"
-        f"    if calls == {at} and os.environ.get('DIE'):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return float(sum(map(ord, reply)) % 5)\n"
-    )
+    killer.write_text(KILLER)
     plan = recipe(
         folder,
+        objective,
         steps=6,
         rewards=[{"name": "python", "path": str(killer)}],
         rollout={"prompts": 4, "group": 8, "max_tokens": 6},
@@ -73,7 +102,9 @@ def test_a_run_killed_in_a_rollout_or_an_update_ends_in_the_same_bytes(folder, t
     (tmp_path / "r.json").write_text(json.dumps(plan))
     words = [sys.executable, "-m", "bottega.cli", "run", str(tmp_path / "r.json"), "--quiet", "--out"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*words, str(tmp_path / "cut")], env=env | {"DIE": "1"}, cwd=ROOT, capture_output=True)
+    third = tmp_path / "cut" / "stages" / "01-learn" / "checkpoints" / "step-0000003"
+    death = {"DIE_AT": "40"} if where == "rollout" else {"DIE_AFTER": str(third)}
+    done = subprocess.run([*words, str(tmp_path / "cut")], env=env | death, cwd=ROOT, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     for name in ("cut", "whole"):
         done = subprocess.run([*words, str(tmp_path / name)], env=env, cwd=ROOT, capture_output=True)
