@@ -9,7 +9,8 @@ Shapes: Q replies, D width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -123,6 +124,48 @@ def join(attached: Attached, folder: str | Path) -> None:
     head = load_head(adapter, model)
     device = next(model.parameters()).device
     attached.reward = head.to(device).requires_grad_(False)
+
+
+def join_new(attached: Attached) -> None:
+    """As `join`, with a reward model that has learned nothing yet: an adapter of the policy's own form, which changes nothing, and a
+    fresh head (drawn from torch's random numbers)."""
+    model: Any = attached.model
+    config = copy.deepcopy(model.peft_config["default"])
+    config.init_lora_weights, config.trainable_token_indices, config.inference_mode = True, None, False
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.add_adapter(ADAPTER, config)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(flags.get(name, False))
+    attached.reward = new_head(model).to(next(model.parameters()).device).requires_grad_(False)
+
+
+def joined_state(attached: Attached) -> dict[str, Tensor]:
+    """Copies of the joined reward model's own tensors, by name: its adapter's, and its head's as `score.weight`."""
+    found = {n: p.detach().clone() for n, p in attached.model.named_parameters() if f".{ADAPTER}." in n}
+    return found | {"score.weight": cast(RewardHead, attached.reward).weight.detach().clone()}
+
+
+def put_joined(attached: Attached, state: Mapping[str, Tensor]) -> None:
+    """Make the joined reward model what `joined_state` gave."""
+    named = dict(attached.model.named_parameters()) | {"score.weight": cast(RewardHead, attached.reward).weight}
+    with torch.no_grad():
+        for name, tensor in state.items():
+            named[name].copy_(tensor)
+
+
+def read_joined(attached: Attached, folder: str | Path) -> None:
+    """Make the joined reward model the one in `folder`, which was saved from it.
+
+    Raises:
+        UserError, Unsafe: see `load_head`.
+    """
+    from peft import set_peft_model_state_dict
+
+    model: Any = attached.model
+    file = Path(folder) / "adapter_model.safetensors"
+    safety.check_safetensors(file)
+    set_peft_model_state_dict(model, load_file(file), adapter_name=ADAPTER)
+    put_joined(attached, {"score.weight": load_head(folder, attached.model).weight})
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from starlette.responses import JSONResponse, Response
 
 from bottega.core.errors import UserError
 from bottega.store import queue
-from bottega.store.feedback import answer, since
+from bottega.store.feedback import MAX_POLL, answer, since
+from bottega.store.kinds import Settings
 from bottega.studio.guard import Ask, Refused
 from bottega.studio.pages import visible
 
@@ -64,10 +65,25 @@ def take_items(ask: Ask) -> Response:
     return JSONResponse({"ids": queue.put(ask.db, visible(ask), items, priorities=weights)})
 
 
+def open_project(ask: Ask) -> Response:
+    """{kind, scale, per_item} -> the project's own: made if it is not there and this lead may see every project."""
+    sent, name = _json(ask), ask.path["project"]
+    known = {one.name for one in queue.projects(ask.db)}
+    if not ask.person.sees(name) or (name not in known and "*" not in ask.person.projects):
+        raise Refused(404, "There is no such project.")
+    given = {key: sent[key] for key in ("scale", "per_item") if key in sent}
+    if any(isinstance(value, bool) or not isinstance(value, int) for value in given.values()):
+        raise UserError("scale and per_item are whole numbers")
+    of = queue.open_project(ask.db, name, str(sent.get("kind")), None if name in known else Settings(**given))
+    return JSONResponse({"kind": of.kind, "scale": of.settings.scale, "per_item": of.settings.per_item})
+
+
 def ratings(ask: Ask) -> Response:
-    """?since=CURSOR -> {events, cursor}: what people said after it."""
-    cursor = ask.query.get("since", "0")
+    """?since=CURSOR&limit=N -> {events, cursor}: what people said after it, at most N events (and 1,000)."""
+    cursor, most = ask.query.get("since", "0"), ask.query.get("limit", str(MAX_POLL))
     if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
         raise Refused(400, "since is a whole number, the cursor of the answer before.")
-    events, now = since(ask.db, visible(ask), int(cursor))
+    if not most.isascii() or not most.isdigit() or not 1 <= int(most[:8]) <= MAX_POLL:
+        raise Refused(400, f"limit is a whole number from 1 to {MAX_POLL}.")
+    events, now = since(ask.db, visible(ask), int(cursor), limit=int(most))
     return JSONResponse({"events": [asdict(event) for event in events], "cursor": now})

@@ -53,6 +53,7 @@ ROUTES = (
     Way("POST", "/people/end", lead.dismiss, "lead"),
     Way("GET", "/api/{project}/next", api.ask_next, "program"),
     Way("POST", "/api/{project}/answers", api.take_answer, "program"),
+    Way("POST", "/api/{project}/open", api.open_project, "lead program"),
     Way("POST", "/api/{project}/items", api.take_items, "lead program"),
     Way("GET", "/api/{project}/ratings", api.ratings, "lead program"),
 )

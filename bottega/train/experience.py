@@ -88,7 +88,8 @@ class Experience:
     early when `tell` hears an `approx_kl` above `max_kl` (Spinning Up's early stop).
 
     State: {"round", "epoch", "at", "rows", "stopped", "memory"}: with `rounds` a run goes on in the middle of a round, without them
-    with the next one. memory: what is remembered from step to step (guards, the adaptive penalty).
+    with the next one. resumed: told which round comes next, when a run goes on. memory: what is remembered from step to step (guards,
+    the adaptive penalty).
     """
 
     listens = False
@@ -103,9 +104,10 @@ class Experience:
         max_kl: float = 0.1,
         rounds: Rounds | None = None,
         memory: Memory | None = None,
+        resumed: Callable[[int], None] = lambda following: None,
     ) -> None:
         self.collect, self.minibatch, self.epochs, self.seed, self.max_kl = collect, minibatch, epochs, seed, max_kl
-        self.rounds, self.memory = rounds, memory or Memory()
+        self.rounds, self.memory, self.resumed = rounds, memory or Memory(), resumed
         self.round = -1
         self.stopped = False
         self._rows: list[Row] = []
@@ -162,6 +164,7 @@ class Experience:
         self.round, self.stopped = int(state["round"]), bool(state["stopped"])
         self.memory.restore(state["memory"])
         self._rows, self._batches = [], iter(())
+        self.resumed(self.round + 1)
         ended = self.stopped or (state["epoch"] == self.epochs - 1 and state["at"] >= state["rows"])
         if self.rounds is not None and not ended:
             self._rows = self.rounds.load(self.round)

@@ -6,9 +6,9 @@ Left out: the minibatches that are made of a round (experience.py), how good a t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from bottega.core.rundir import append_jsonl, trim_jsonl
 from bottega.core.types import Reply, Row, Sampler, Tokens
 from bottega.data.order import Shuffled
 from bottega.data.prompts import Prompt
-from bottega.grade.rewards import Answer
 from bottega.train import pairing
 from bottega.train.advantages import Advantage, Sampled
+from bottega.train.answers import as_answer
 from bottega.train.bounds import Memory
 from bottega.train.parts import Parts
 from bottega.train.rewards import Composition, Judged
@@ -72,6 +72,29 @@ class Group:
         return bool((self.rewards == self.rewards[0]).all())
 
 
+class Heard(NamedTuple):
+    """An answer of an earlier round of which people have spoken since: its prompt's place, and what was said."""
+
+    place: int
+    reply: Reply
+
+
+class People(Protocol):
+    """Who is asked about a round's answers while it trains (train/live.py)."""
+
+    def resume(self, number: int) -> None:
+        """A run goes on: this round comes next."""
+
+    def begin(self, number: int) -> None:
+        """Before a round is sampled."""
+
+    def again(self) -> Sequence[Sequence[Heard]]:
+        """Answers, prompt by prompt, that are learned from once more in this round."""
+
+    def end(self, number: int, groups: Sequence[Group]) -> Mapping[str, Any]:
+        """After a round: ask about its answers; what is to be written down of it."""
+
+
 def _only(group: Group, places: Sequence[int]) -> Group:
     """The group with the answers at `places` alone, in that order."""
     chosen = list(places)
@@ -97,15 +120,19 @@ class Collector:
         memory: Memory,
         micro_tokens: int,
         log: Path | None = None,
+        people: People | None = None,
     ) -> None:
         assert prompts
         self.prompts, self.sampler, self.reward, self.advantage, self.plan = prompts, sampler, reward, advantage, plan
-        self.memory, self.micro_tokens, self.log = memory, micro_tokens, log
+        self.memory, self.micro_tokens, self.log, self.people = memory, micro_tokens, log, people
         self._trimmed = False
 
     def __call__(self, number: int) -> list[Row]:
         """The rows of round `number`."""
-        groups, drawn = self._groups()
+        if self.people is not None:
+            self.people.begin(number)
+        fresh, drawn = self._groups()
+        groups = fresh + (self._again(self.people.again()) if self.people is not None else [])
         all_rewards = np.concatenate([group.rewards for group in groups])
         learned = [self._chosen(group) for group in groups]
         rows = [self._row(group, all_rewards, places) for group, places in zip(groups, learned, strict=True)]
@@ -113,8 +140,32 @@ class Collector:
         scores = self._scores(rows, kept)
         made = self._with_advantages(rows, kept, scores)
         self._adapt(rows, scores)
-        self._write(number, groups, drawn)
+        told = {"live": self.people.end(number, fresh)} if self.people is not None else {}
+        self._write(number, fresh, drawn, told)
         return made
+
+    def _again(self, heard: Sequence[Sequence[Heard]]) -> list[Group]:
+        """Answers of earlier rounds as groups of this one, with the rewards they have now.
+
+        Their log-probabilities are those of the policy as it is now: they are learned from as if it had said them.
+        """
+        found = []
+        for answers in heard:
+            index = answers[0].place
+            prompt = self.prompts[index]
+            branches = tuple(Tokens(one.reply.ids, [1.0] * len(one.reply.ids)) for one in answers)
+            row = Row(index=index, prefix=Tokens(prompt.ids, [0.0] * len(prompt.ids)), branches=branches)
+            (score,) = score_rows(self.parts, [row], ("logp",), micro_tokens=self.micro_tokens)
+            ends = np.cumsum([len(branch.ids) for branch in branches])
+            logps = np.split(np.asarray(score["logp"], np.float32), ends[:-1])
+            replies = tuple(
+                one.reply._replace(logps=tuple(float(p) for p in own)) for one, own in zip(answers, logps, strict=True)
+            )
+            judged = self._judge([prompt], [replies])
+            cut = np.array([reply.finish == "length" for reply in replies])
+            rewards = judged.total - self.plan.cut_penalty * cut
+            found.append(Group(index=index, prompt=prompt, replies=replies, rewards=rewards, parts=judged.parts))
+        return found
 
     def _chosen(self, group: Group) -> tuple[int, ...] | None:
         """The places of the answers that are learned from; None where no pair is there, for all are equally good."""
@@ -289,7 +340,7 @@ class Collector:
             )
         return made
 
-    def _write(self, number: int, groups: Sequence[Group], drawn: int) -> None:
+    def _write(self, number: int, groups: Sequence[Group], drawn: int, told: Mapping[str, Any]) -> None:
         """A line about the round: each reward's mean, spread and share at zero, and answers to read."""
         if self.log is None or self.parts.world.rank:
             return
@@ -315,41 +366,6 @@ class Collector:
                     "length": float(np.mean([len(reply.ids) for _, _, reply in flat])),
                     "cut": float(np.mean([reply.finish == "length" for _, _, reply in flat])),
                     "examples": [{"prompt": g.prompt.text, "reply": r.text, "reward": value} for value, g, r in shown],
+                    **told,
                 }
             )
-
-
-def as_answer(prompt: Prompt, reply: Reply) -> Answer:
-    """A reply as it is judged."""
-    return Answer(
-        prompt=prompt.text,
-        reply=reply.text,
-        finish=reply.finish,
-        num_tokens=len(reply.ids),
-        truth=prompt.truth,
-        row=prompt.row,
-        prompt_ids=prompt.ids,
-        reply_ids=reply.ids,
-    )
-
-
-def held_out(
-    prompts: Sequence[Prompt],
-    sampler: Sampler,
-    rewards: Mapping[str, Composition],
-    *,
-    max_tokens: int,
-    stops: Mapping[str, Any],
-) -> Callable[[int], Mapping[str, float]]:
-    """A function step -> mean of each composition over greedy answers to held-out prompts, with their length and share cut."""
-
-    def validate(_: int) -> Mapping[str, float]:
-        replies = sampler.sample([prompt.ids for prompt in prompts], max_tokens=max_tokens, logps=False, **stops)
-        answers = [as_answer(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
-        found = {name: float(reward(answers).total.mean()) for name, reward in rewards.items()}
-        return found | {
-            "length": float(np.mean([len(reply.ids) for reply in replies])),
-            "cut": float(np.mean([reply.finish == "length" for reply in replies])),
-        }
-
-    return validate

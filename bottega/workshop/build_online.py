@@ -19,14 +19,16 @@ from bottega.grade import rewards
 from bottega.models.generate import Generator
 from bottega.models.reference import frozen_copy
 from bottega.train import advantages, objectives, parallel
+from bottega.train.answers import held_out
 from bottega.train.assemble import assemble
 from bottega.train.bounds import Bounds, Memory, over_optimised
 from bottega.train.experience import Experience, Rounds
 from bottega.train.loop import Loop
 from bottega.train.rewards import Composition, Weighed
-from bottega.train.rollout import Collector, Plan, held_out
+from bottega.train.rollout import Collector, Plan
 from bottega.train.settings import most_tokens
 from bottega.workshop.build import Bench, Setup, attach, saver, settings_of, vocabulary
+from bottega.workshop.build_live import people_in
 from bottega.workshop.cleaning import read_sources
 from bottega.workshop.recipe import Stage
 from bottega.workshop.recipe_online import Graded, Rollout, refuse_processes
@@ -60,15 +62,19 @@ def assemble_stage(
     memory = Memory(bounds=_bounds(rollout), note=shown.note, kl=float(rollout.advantage.options.get("kl", 0.0)))
     models = RewardModels(setup, attached)
     judges = _judges(setup, models) if kept_out else {}
+    rewards, people = compose(stage.rewards or (), models), None
+    if stage.feedback is not None:
+        people, rewards = people_in(setup, attached, models, rewards)
     collector = Collector(
         asked,
         generator,
-        compose(stage.rewards or (), models),
+        rewards,
         _advantage(rollout),
         _plan(rollout, setup.seed, needs, stops),
         memory=memory,
         micro_tokens=most_tokens(settings.micro_tokens, setup.loaded.model.device.type),
         log=setup.folder / "rounds.jsonl",
+        people=people,
     )
     parts = assemble(
         attached,
@@ -101,6 +107,7 @@ def _experience(setup: Setup, rollout: Rollout, collector: Collector, memory: Me
         max_kl=rollout.stop_kl,
         rounds=Rounds(setup.folder / "rounds", setup.folder / "checkpoints"),
         memory=memory,
+        resumed=(lambda number: None) if (people := collector.people) is None else people.resume,
     )
 
 

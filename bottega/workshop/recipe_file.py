@@ -20,7 +20,7 @@ from bottega.core.config import Marks, closest, load_yaml, plain
 from bottega.core.errors import UserError
 from bottega.core.strictyaml import Mark
 
-PATHS = ("data", "validation", "path")
+PATHS = ("data", "validation", "path", "store")
 MAYBE_PATHS = ("model", "teacher", "template", "tasks", "against")
 """Keys whose texts are paths; keys whose texts are names unless such a file or folder is there."""
 ONE_OF = {"steps": "epochs", "epochs": "steps"}

@@ -18,6 +18,7 @@ from bottega.core.strictyaml import Path as Keys
 from bottega.grade import rewards
 from bottega.train.advantages import ADVANTAGES
 from bottega.train.objectives import OBJECTIVES
+from bottega.workshop import recipe_live
 
 ONLINE = tuple(name for name, entry in OBJECTIVES.items() if entry.data == "prompt")
 """Objectives that learn from their own answers."""
@@ -103,7 +104,7 @@ def check(stage: Any, marks: Marks, place: Keys) -> list[str]:
 
     name = stage.objective.name
     if name not in ONLINE:
-        for key in ("rollout", "rewards", "judge"):
+        for key in ("rollout", "rewards", "judge", "feedback"):
             if getattr(stage, key) is not None:
                 fail(
                     key, f"{key} is for objectives that learn from their own answers ({', '.join(ONLINE)}), not {name}"
@@ -138,6 +139,8 @@ def check(stage: Any, marks: Marks, place: Keys) -> list[str]:
         fail("rollout", "kl_target adapts the advantage's kl, which is 0; write advantage: {name: gae, kl: 0.05}")
     if rollout.prompts is not None and rollout.prompts < stage.batch:
         fail("rollout", f"a round of {rollout.prompts} prompts does not fill a batch of {stage.batch}; lower batch")
+    if stage.feedback is not None:
+        mistakes += [f"{marks.at((*place, 'feedback'))}: {said}" for said in recipe_live.check(stage, group)]
     if rollout.advantage is not None:
         mistakes += [f"{marks.at((*place, 'rollout'))}: {said}" for said in _check_advantage(name, rollout.advantage)]
     return mistakes
@@ -203,7 +206,7 @@ def complete(stage: Any) -> dict[str, Any]:
         if rollout.rescore is not None
         else name == "ppo" or "16" in str(stage.loop.get("precision")),
     )
-    return {"rollout": rollout}
+    return {"rollout": rollout, "feedback": recipe_live.where(stage.feedback) if stage.feedback else None}
 
 
 def flat(stage: dict[str, Any]) -> None:
@@ -216,8 +219,9 @@ def flat(stage: dict[str, Any]) -> None:
         rollout["advantage"] = {"name": rollout["advantage"]["name"], **rollout["advantage"]["options"]}
 
 
-def record(kept: Mapping[str, Any]) -> dict[str, Any]:
+def record(kept: dict[str, Any]) -> dict[str, Any]:
     """What a run remembers of the files that judge: their names in `kept` (the folder may move), and the content of code."""
+    recipe_live.record(kept)
     files = {}
     for key in ("rewards", "judge"):
         for part in kept.get(key) or ():

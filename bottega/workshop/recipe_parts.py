@@ -12,6 +12,7 @@ from typing import Any, Literal
 from bottega.core.config import Secret, option
 from bottega.core.errors import UserError
 from bottega.data.remote import is_remote, remote
+from bottega.workshop.recipe_live import Feedback
 from bottega.workshop.recipe_online import Graded, Rollout
 
 ADAPTERS = ("lora", "qlora", "ia3", "oft", "vera", "adapter", "prefix", "prompt", "p_tuning")
@@ -233,6 +234,7 @@ class Stage:
     rewards: tuple[Graded, ...] | None = option(None, "what an answer is worth: exact, number, length, python, ...")
     rollout: Rollout | None = option(None, "how answers are sampled: {group: 8, max_tokens: 128, temperature: 1}")
     judge: tuple[Graded, ...] | None = option(None, "rewards that are never trained on, to see over-optimisation")
+    feedback: Feedback | None = option(None, "ask people while it trains: live, or {url: ..., token: ...} and more")
     parallel: Literal["ddp", "fsdp"] = option(
         "ddp", "of several processes, each holds the whole model (ddp) or a shard of it (fsdp)"
     )

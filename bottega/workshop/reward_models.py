@@ -12,7 +12,7 @@ from typing import Any
 from bottega.core.types import Attached, Conversation, Turn
 from bottega.data.chat import Template, encode_prompt
 from bottega.grade.rewards import Answer
-from bottega.models.reward import join, shares_base
+from bottega.models.reward import ADAPTER, join, shares_base
 from bottega.train.parts import Parts
 from bottega.train.reward_batch import ModelReward
 from bottega.train.reward_scores import load_reward
@@ -25,11 +25,12 @@ def reward_model(*, path: str, mean: float = 0.0, deviation: float = 1.0) -> Non
 
 
 class RewardModels:
-    """The reward models of a stage, each folder opened once."""
+    """The reward models of a stage, each folder opened once. learners: what trains one, told of the parts too."""
 
     def __init__(self, setup: Setup, attached: Attached) -> None:
         self.setup, self.attached = setup, attached
         self.joined = ""
+        self.learners: list[Any] = []
         self._waiting: list[ModelReward] = []
 
     def open(self, *, path: str, mean: float = 0.0, deviation: float = 1.0) -> ModelReward:
@@ -50,6 +51,13 @@ class RewardModels:
         self.setup.note(f"reward {path}: another base than the policy's, loaded beside it")
         return ModelReward(apart=apart, reads=_reader(apart.tokenizer), mean=mean, deviation=deviation)
 
+    def new(self) -> ModelReward:
+        """The reward of a model that was joined to the policy without a folder."""
+        self.joined = ADAPTER
+        made = ModelReward()
+        self._waiting.append(made)
+        return made
+
     def _shares(self, path: str) -> bool:
         if self.joined:
             return self.joined == path
@@ -57,7 +65,7 @@ class RewardModels:
 
     def join(self, parts: Parts) -> None:
         """The stage's parts are there: rewards on the policy's base can score."""
-        for made in self._waiting:
+        for made in [*self._waiting, *self.learners]:
             made.parts = parts
 
 

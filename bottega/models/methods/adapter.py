@@ -23,21 +23,24 @@ from bottega.models import quant, safety
 WEIGHTS = "adapter_model.safetensors"
 
 
-def save_adapter(adapted: PeftModel, folder: str | Path, starts: Mapping[str, Tensor] | None = None) -> None:
+def save_adapter(
+    adapted: PeftModel, folder: str | Path, starts: Mapping[str, Tensor] | None = None, *, name: str = "default"
+) -> None:
     """Save config and weights as plain PEFT loads them; no connection is opened for a base from a Hub.
 
     Args:
         starts: A and B at the start, where the start moved part of the base into them (PiSSA, OLoRA). Saved is then the
             update of the untouched base, s (B A - B0 A0), as one plain LoRA of twice the rank: A' = [A; A0], B' = [B,
             -B0].
+        name: of the adapter, where the model carries several.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = copy.deepcopy(adapted.peft_config["default"])
-    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    config = copy.deepcopy(adapted.peft_config[name])
+    tensors = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
     if starts is not None:
         assert isinstance(config, LoraConfig)
-        tensors = {name: _doubled(name, tensor, starts) for name, tensor in tensors.items()}
+        tensors = {key: _doubled(key, tensor, starts) for key, tensor in tensors.items()}
         config.lora_alpha = config.lora_alpha * (math.sqrt(2) if config.use_rslora else 2)  # type: ignore[assignment]
         config.r, config.init_lora_weights = 2 * config.r, True
     config.inference_mode = True
@@ -45,7 +48,7 @@ def save_adapter(adapted: PeftModel, folder: str | Path, starts: Mapping[str, Te
         config.fan_in_fan_out = True  # what the plain base's own layers are
     config.base_model_name_or_path = base_name(adapted.get_base_model()) or config.base_model_name_or_path
     save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
         folder / WEIGHTS,
         metadata={"format": "pt"},
     )

@@ -19,12 +19,14 @@ def bradley_terry(
 ) -> tuple[dict[str, Term], Sums]:
     """Give the preferred reply the higher reward: its lead over the other is the log-odds that it is preferred.
 
-    -log s(r_chosen - r_rejected - a m) + c (r_chosen + r_rejected)^2: Bradley and Terry 1952; Ouyang et al. 2022 (arXiv 2203.02155)
-    eq. 1 for one pair a prompt; the margin m of Touvron et al. 2023 (arXiv 2307.09288) eq. 2; the centring of Eisenstein et al. 2023
-    (arXiv 2312.09244) section 4, which keeps rewards around zero, where only their differences are learned.
+    -q log s(d) - (1 - q) log s(-d) + c (r_chosen + r_rejected)^2 with d = r_chosen - r_rejected - a m, and q = 1 where no share is
+    said: Bradley and Terry 1952; Ouyang et al. 2022 (arXiv 2203.02155) eq. 1 for one pair a prompt; the margin m of Touvron et al.
+    2023 (arXiv 2307.09288) eq. 2; the centring of Eisenstein et al. 2023 (arXiv 2312.09244) section 4, which keeps rewards around
+    zero, where only their differences are learned.
 
     Args:
-        scores: `reward` (Q,). targets: the extra `margin` (Q,) where the data has one; pairs without one count as 0.
+        scores: `reward` (Q,). targets: the extra `margin` (Q,) where the data has one; pairs without one count as 0; the extra
+            `share` (Q,): the part q of the people who prefer the chosen one, where several were asked.
         margin_weight: a, on the data's own unit; 0 leaves margins unread, 1 is usual where the unit is a rating's step.
         centring: c; 0 or about 0.01.
 
@@ -38,6 +40,12 @@ def bradley_terry(
     >>> terms, _ = bradley_terry({"reward": torch.tensor([2.0, 1.0])}, t, centring=0.1)
     >>> math.isclose(terms["reward"].total, math.log(1 + math.exp(-1.0)) + 0.1 * 9.0, rel_tol=1e-6)
     True
+
+    Of four people three prefer the chosen: 3/4 log(1 + e^-1) + 1/4 log(1 + e) = 0.2349 + 0.3283 = 0.5633.
+
+    >>> t = Targets(labels_S=none, weights_S=none, sequence_S=none, row_Q=none, extras_Q={"share": torch.tensor([0.75, 0.75])})
+    >>> round(float(bradley_terry({"reward": torch.tensor([2.0, 1.0])}, t)[0]["reward"].total), 4)
+    0.5633
     """
     if margin_weight < 0 or centring < 0:
         raise UserError(f"margin_weight {margin_weight} and centring {centring} must be 0 or more")
@@ -47,6 +55,9 @@ def bradley_terry(
     if margin_weight and "margin" in targets.extras_Q:
         wanted_P = margin_weight * torch.nan_to_num(targets.extras_Q["margin"][0::2], nan=0.0).to(lead_P)
     losses_P = -F.logsigmoid(lead_P - wanted_P)
+    if "share" in targets.extras_Q:
+        share_P = torch.nan_to_num(targets.extras_Q["share"][0::2], nan=1.0).to(lead_P)
+        losses_P = share_P * losses_P - (1 - share_P) * F.logsigmoid(wanted_P - lead_P)
     total = losses_P.sum() + centring * ((chosen_P + rejected_P) ** 2).sum()
     with torch.no_grad():
         sums = {
