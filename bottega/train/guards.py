@@ -82,7 +82,7 @@ class SelfCheck:
         frozen = [
             n for n in after if n not in self.moving and "reward" not in n.split(".")
         ]  # a live one learns between steps
-        changed = [n for n in frozen if after[n] != self.before[n]]
+        changed = [n for n in resting if after[n] != self.before[n]]
         if changed:
             raise UserError(
                 f"{len(changed)} frozen parameters changed while training, {changed[0]} first: please report this model"
