@@ -79,9 +79,8 @@ class SelfCheck:
             UserError: a frozen parameter changed, or a trainable one with gradients did not.
         """
         after = {name: fingerprint(full(p)) for name, p in module.named_parameters()}
-        frozen = [
-            n for n in after if n not in self.moving and "reward" not in n.split(".")
-        ]  # a live one learns between steps
+        # a reward model that was joined to the policy may learn between steps
+        resting = [n for n in after if n not in self.moving and "reward" not in n.split(".")]
         changed = [n for n in resting if after[n] != self.before[n]]
         if changed:
             raise UserError(
