@@ -27,7 +27,7 @@ from bottega.core.config import dump_yaml
 from bottega.core.errors import UserError
 from bottega.core.textio import progress, table
 from bottega.models import locate, safety
-from bottega.workshop import launch, plan_brief, scratch
+from bottega.workshop import launch, plan_brief, recipe_live, scratch
 from bottega.workshop import recipe as recipes
 from bottega.workshop.measure import check_tasks, gates, measure
 from bottega.workshop.ranks import Ranks
@@ -297,6 +297,7 @@ def _plan(plan: Recipe, folder: Path, allow_change: Iterable[str]) -> dict[str, 
                 "files": [file["name"] for file in files],
                 "bytes": sum(file["bytes"] for file in files),
                 "state": state,
+                "people": recipe_live.sentence(stage.feedback),
             }
         )
     tasks = list(plan.evaluate.tasks) if plan.evaluate else []
@@ -323,5 +324,6 @@ def _plan_text(plan: dict[str, Any]) -> str:
         rows.append((stage["name"], what, length, size, stage["then"], stage["state"]))
     lines = [f"{plan['name']}: {plan['model']} -> {plan['folder']}"]
     lines.append(table(rows, ("stage", "what", "length", "data", "then", "state")))
+    lines += [f"{stage['name']}: {stage['people']}" for stage in plan["stages"] if stage["people"]]
     lines += [f"measured: {', '.join(plan['tasks'])}"] if plan["tasks"] else []
     return "\n".join([*lines, *plan_brief.brief_text(plan["needs"]), "nothing was done: this was a dry run"])

@@ -103,3 +103,8 @@ def test_samples_go_out_ratings_come_back_and_the_reward_model_learns_from_them(
     model = next((tmp_path / "run").glob("stages/*/live/reward-000002"))
     assert {"adapter_model.safetensors", "reward_head.safetensors"} <= {path.name for path in model.iterdir()}
     assert "the reward model was trained on" in "".join(capfd.readouterr())
+
+
+def test_a_dry_run_says_whom_it_asks(folder, store, tmp_path):
+    plan = run(recipe(folder, store), out=tmp_path / "run", dry_run=True)
+    assert "asks people about up to 3 pairs to compare a round" in plan["stages"][0]["people"]
