@@ -20,6 +20,27 @@ weights_option = click.option(
 )
 
 
+def reach_options(function: Any) -> Any:
+    """How an endpoint is reached."""
+    for add in (
+        click.option("--key-env", default="", metavar="VARIABLE", help="The environment variable with its key."),
+        click.option("--ca", default="", metavar="FILE", help="Certificates to trust instead of the system's."),
+        click.option("--timeout", type=click.FloatRange(0.01), default=120.0, show_default=True, help="Seconds."),
+        click.option("--concurrency", type=click.IntRange(1), default=32, show_default=True, help="Questions at once."),
+        click.option(
+            "--tries", type=click.IntRange(1), default=6, show_default=True, help="For one question, at most."
+        ),
+    ):
+        function = add(function)
+    return function
+
+
+def _reach(options: dict[str, Any]) -> Any:
+    from bottega.workshop.endpoints import Reach
+
+    return Reach(**{name: options.pop(name) for name in ("key_env", "ca", "timeout", "concurrency", "tries")})
+
+
 @verb(cli, "eval", "bottega eval runs/support-bot --tasks my_tasks.yaml --json")
 @click.argument("model")
 @click.option("--tasks", "tasks", multiple=True, required=True, metavar="T", help="A task's name or file; repeat it.")
@@ -27,13 +48,14 @@ weights_option = click.option(
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", help="Also write the scorecard to this file.")
 @weights_option
+@reach_options
 @template_option
 @json_flag
 @quiet_flag
 @offline_flag
 def eval_command(model: str, as_json: bool, **options: Any) -> int:
     """Score a model on tasks; every score has its number of items and a 95 percent interval."""
-    return call("eval", as_json=as_json, model=model, **options)
+    return call("eval", as_json=as_json, model=model, reach=_reach(options), **options)
 
 
 @verb(
@@ -48,13 +70,14 @@ def eval_command(model: str, as_json: bool, **options: Any) -> int:
 @click.option("--limit", type=click.IntRange(1), help="At most so many items a task.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", help="Also write the report to this file.")
+@reach_options
 @template_option
 @json_flag
 @quiet_flag
 @offline_flag
 def compare_command(a: str, b: str, as_json: bool, **options: Any) -> int:
     """Two models, or two scorecards (*.json), on the same items: paired intervals, what improved and regressed."""
-    return call("compare", as_json=as_json, a=a, b=b, **options)
+    return call("compare", as_json=as_json, a=a, b=b, reach=_reach(options), **options)
 
 
 def sampling_options(function: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from bottega.core.errors import UserError
 from bottega.core.types import Reply, Row, Tokens, Turn
@@ -64,7 +64,20 @@ def _messages(task: Task, item: Item) -> tuple[Turn, ...]:
         raise UserError(f"item {item.key} of task {task.name}: {error}") from error
 
 
-def prompt_ids(engine: Engine, task: Task, item: Item) -> list[int]:
+class Asked(Protocol):
+    """What can be asked for replies: an Engine (prompts are ids), or a model behind an endpoint (turns or text)."""
+
+    def plain(self, text: str) -> Any:
+        """The prompt of a text that is continued."""
+
+    def chat(self, turns: Sequence[Turn]) -> Any:
+        """The prompt of a conversation."""
+
+    def replies(self, prompts: Sequence[Any], *, max_tokens: int, stop: Sequence[str], chat: bool) -> list[Reply]:
+        """Greedy replies, in order."""
+
+
+def prompt_of(engine: Asked, task: Task, item: Item) -> Any:
     """The prompt of an item as the model gets it."""
     return engine.chat(_turns(task, item)) if task.chat else engine.plain(_shown(task, item))
 
@@ -92,12 +105,12 @@ def metric_of(task: Task, default: str, known: Sequence[str] = ()) -> tuple[str,
     return name, options
 
 
-def generation(engine: Engine, task: Task, items: Sequence[Item]) -> list[Outcome]:
+def generation(engine: Asked, task: Task, items: Sequence[Item]) -> list[Outcome]:
     """A greedy reply, scored by the task's metric."""
     if task.messages and not (task.chat and task.shots == 0):
         raise UserError(f"task {task.name} asks in messages: set chat: true, and leave shots out")
     score = find_scorer(*metric_of(task, "exact"))
-    prompts = [prompt_ids(engine, task, item) for item in items]
+    prompts = [prompt_of(engine, task, item) for item in items]
     replies = engine.replies(prompts, max_tokens=task.max_tokens, stop=task.stop, chat=task.chat)
     outcomes = []
     for item, reply in zip(items, replies):
@@ -228,9 +241,11 @@ def perplexity(engine: Engine, task: Task, items: Sequence[Item]) -> list[Outcom
     return outcomes
 
 
-KINDS: dict[str, Callable[[Engine, Task, Sequence[Item]], list[Outcome]]] = {
+KINDS: dict[str, Callable[[Any, Task, Sequence[Item]], list[Outcome]]] = {
     "generation": generation,
     "continuation": continuations,
     "multiple_choice": multiple_choice,
     "perplexity": perplexity,
 }
+REMOTE_KINDS = ("generation",)
+"""Those that ask for replies only."""

@@ -18,7 +18,8 @@ from bottega.core.errors import UserError
 from bottega.core.types import Attached
 from bottega.data.chat import Template
 from bottega.evals.engine import Engine
-from bottega.evals.kinds import KINDS, Outcome, metric_of
+from bottega.evals.kinds import KINDS, REMOTE_KINDS, Outcome, metric_of
+from bottega.evals.remote import Remote
 from bottega.evals.tasks import Item, Task, column, items, load_task
 from bottega.grade import intervals
 
@@ -132,13 +133,35 @@ def evaluate(
     Raises:
         UserError: a mistake in a task, its data, or a prompt that does not fit.
     """
-    loaded = [task if isinstance(task, Task) else load_task(task) for task in tasks]
     module, inputs = (model.model, model.inputs) if isinstance(model, Attached) else (model, None)
     engine = Engine(module, tokenizer, template=template, inputs=inputs)
+    return evaluate_with(engine, tasks, seed=seed, limit=limit, name=name)
+
+
+def evaluate_with(
+    asked: Engine | Remote,
+    tasks: Sequence[Task | str | Path],
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    name: str = "",
+) -> Scorecard:
+    """The same for a model that can be asked already: an Engine, or one behind an endpoint.
+
+    Raises:
+        UserError: as `evaluate`; and a kind of task that an endpoint cannot do, before anything is asked.
+    """
+    loaded = [task if isinstance(task, Task) else load_task(task) for task in tasks]
+    for task in loaded:
+        if isinstance(asked, Remote) and task.kind not in REMOTE_KINDS:
+            raise UserError(
+                f"task {task.name} is of kind {task.kind}, which needs the log-probabilities of given texts, and an endpoint "
+                f"does not give them: choose tasks of kind {', '.join(REMOTE_KINDS)}, or name the model's folder"
+            )
     scores = []
     for task in loaded:
         questions = items(task, seed=seed, limit=limit)
-        scores.append(_score(task, questions, KINDS[task.kind](engine, task, questions), seed=seed))
+        scores.append(_score(task, questions, KINDS[task.kind](asked, task, questions), seed=seed))
     return Scorecard(model=name, seed=seed, scores=tuple(scores))
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -101,6 +102,8 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise UserError(f"the endpoint {self.url!r} is no http(s) address; write it up to /v1")
+        if "@" in urlsplit(self.url).netloc:
+            raise UserError("the endpoint's address holds a password, which would be written down: use key_env")
         if self.api == "completions" and self.render is None:
             raise UserError(
                 "api is completions, which needs the model's template to write the prompt; name a tokenizer"
@@ -201,6 +204,44 @@ class Endpoint:
             return _Again(f"HTTP {status}", f"HTTP {status}: {said}", pause_s=pause_s, busy=status in BUSY)
         text = f"{self.identity}: HTTP {status}: {said}; it will not be tried again"
         return Unanswered(f"HTTP {status}", text, fatal=status in CONCERNS_ALL)
+
+
+async def ask_all(
+    endpoint: Endpoint,
+    questions: Sequence[tuple[Sequence[Turn], dict[str, Any]]],
+    *,
+    told: Callable[[int], None] | None = None,
+) -> list[Reply | Unanswered]:
+    """What came back for each question, in order, asked as many at a time as the endpoint bears.
+
+    Args:
+        questions: a conversation and its sampling each. told: is called with the number of questions that are done.
+
+    Raises:
+        Unanswered: nobody gets an answer (a key, a model or an address that is wrong).
+    """
+    done = 0
+
+    async def one(turns: Sequence[Turn], sampling: dict[str, Any]) -> Reply | Unanswered:
+        nonlocal done
+        try:
+            return await endpoint.respond(turns, **sampling)
+        except Unanswered as error:
+            if error.fatal:
+                raise
+            return error
+        finally:
+            done += 1
+            if told is not None:
+                told(done)
+
+    async with endpoint:
+        tasks = [asyncio.create_task(one(turns, sampling)) for turns, sampling in questions]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 def retry_after(header: str | None) -> float:

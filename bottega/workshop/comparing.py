@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bottega.core import rundir
 from bottega.core.errors import UserError
 from bottega.core.textio import printable
+from bottega.workshop.endpoints import Reach, is_endpoint, need_local
 
 if TYPE_CHECKING:
     from bottega.evals.compare import Changed, Comparison, Report
@@ -31,20 +32,23 @@ def compare(
     template: str | None = None,
     out: str | None = None,
     quiet: bool = False,
+    reach: Reach | None = None,
 ) -> Report:
     """What changes from A to B: paired differences with 95 percent intervals, corrected by Holm over the tasks.
 
     Args:
         a, b: models, or scorecards that `bottega eval --out` wrote (*.json). tasks: on which models are scored; with
             two scorecards, only these are compared. limit, seed, template: as in `bottega eval`. out: also write the
-            report there.
+            report there. reach: how endpoints are reached.
 
     Raises:
         UserError: no task for a model. Mismatch: the two were not scored on the same items.
     """
     from bottega.evals import compare as pairs
 
-    cards = [_card(one, tasks, limit, seed, template, quiet) for one in (a, b)]
+    if not (is_endpoint(a) or is_endpoint(b)):
+        need_local(a, reach)
+    cards = [_card(one, tasks, limit, seed, template, quiet, reach if is_endpoint(one) else None) for one in (a, b)]
     report = pairs.compare(cards[0], cards[1], seed=seed)
     if not report.tasks:
         raise UserError(f"{a} and {b} have no task in common ({', '.join(report.missing)}); score both on the same")
@@ -54,7 +58,13 @@ def compare(
 
 
 def _card(
-    model: str, tasks: Sequence[str], limit: int | None, seed: int, template: str | None, quiet: bool
+    model: str,
+    tasks: Sequence[str],
+    limit: int | None,
+    seed: int,
+    template: str | None,
+    quiet: bool,
+    reach: Reach | None,
 ) -> Scorecard:
     from bottega.evals.runner import Scorecard
     from bottega.workshop.use import evaluate
@@ -66,7 +76,7 @@ def _card(
         return Scorecard(model=card.model, seed=card.seed, scores=tuple(card.score(task) for task in tasks))
     if not tasks:
         raise UserError(f"{model} is a model: say on which tasks to score it, --tasks T")
-    return evaluate(model, tasks, limit=limit, seed=seed, template=template, quiet=quiet)
+    return evaluate(model, tasks, limit=limit, seed=seed, template=template, quiet=quiet, reach=reach)
 
 
 def compare_text(report: Report) -> str:

@@ -5,14 +5,13 @@ Left out: what they are asked (the synth room).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from bottega.core.errors import UserError
 from bottega.core.types import Turn
+from bottega.workshop.endpoints import Reach, connect, is_endpoint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +46,7 @@ def open_teacher(name: str, options: TeacherOptions) -> tuple[Any, str]:
         from bottega.synth.teacher_template import Template
 
         return Template(), "1"
-    if name.startswith(("http://", "https://")):
+    if is_endpoint(name):
         return _endpoint(name, options), ""
     given = [field for field in ("model", "key_env", "ca", "cert") if getattr(options, field)]
     if given:
@@ -62,23 +61,11 @@ def _flag(field: str) -> str:
 
 
 def _endpoint(url: str, options: TeacherOptions) -> Any:
-    from bottega.models.remote import Endpoint, Tls
-
-    host = urlsplit(url).hostname or ""
-    if os.environ.get("HF_HUB_OFFLINE") == "1" and host not in ("localhost", "127.0.0.1", "::1"):
-        raise UserError(
-            f"--offline was given, but the teacher is at {host}: choose template or a model of this machine"
-        )
     if not options.model:
         raise UserError(f"the teacher at {url} needs the name of a model; give --teacher-model")
-    render = None
-    if options.api == "completions":
-        render = _renderer(options.tokenizer or options.model)
-    tls = Tls(authority=options.ca, certificate=options.cert, key=options.cert_key, verify=not options.insecure)
-    return Endpoint(
-        url=url, model=options.model, key_env=options.key_env, api=options.api, render=render, tls=tls,
-        timeout_s=options.timeout, stream=options.stream, most_at_once=options.concurrency, tries=options.tries,
-    )  # fmt: skip
+    reach = Reach(**{field.name: getattr(options, field.name) for field in fields(Reach)})
+    render = _renderer(options.tokenizer or options.model) if options.api == "completions" else None
+    return connect(url, options.model, reach, api=options.api, render=render)
 
 
 def _renderer(name: str) -> Any:

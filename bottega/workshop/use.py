@@ -15,6 +15,7 @@ from bottega.core import rundir
 from bottega.core.errors import UserError
 from bottega.core.textio import progress
 from bottega.core.types import Conversation, Document, Labelled, Preference, Turn
+from bottega.workshop import endpoints
 from bottega.workshop.answer import answering
 from bottega.workshop.held import MAX_TEXTS, Held, samples
 
@@ -68,12 +69,14 @@ def evaluate(
     out: str | None = None,
     weights: str = "full",
     quiet: bool = False,
+    reach: endpoints.Reach | None = None,
 ) -> Scorecard:
-    """Score a model (Hub id, folder, adapter, run folder, garzone) on tasks (names, YAML or jsonl files).
+    """Score a model (Hub id, folder, adapter, run folder, garzone, endpoint) on tasks (names, YAML or jsonl files).
 
     Args:
         limit: at most so many items a task. out: also write the scorecard there.
         weights: as in `generate`; KL and speed on sample texts are shown beside the progress.
+        reach: how an endpoint, `http://HOST/v1#NAME`, is reached.
 
     Raises:
         UserError: a mistake in a task or its data; the model is not there. Unsafe: a pickle or a damaged file.
@@ -83,13 +86,18 @@ def evaluate(
     for task in tasks:
         load_task(task)  # mistakes in a task come before the seconds that loading a model takes
     with progress(None, "eval", quiet=quiet) as shown:
-        held = Held.of(weights)
-        loaded, chosen = _open(model, template, shown.note, held)
-        if not held.ordinary:
-            held.measure(model, loaded, samples(loaded), shown.note)
-            held.measure_speed(loaded, samples(loaded))
-            shown.note(held.line())
-        card = score(loaded, tasks, seed=seed, limit=limit, template=chosen, name=str(model))
+        if endpoints.is_endpoint(model):
+            endpoints.refuse(model, {"--weights": weights != "full", "--template": template is not None})
+            card = endpoints.evaluate(model, tasks, reach=reach, limit=limit, seed=seed, note=shown.note)
+        else:
+            endpoints.need_local(model, reach)
+            held = Held.of(weights)
+            loaded, chosen = _open(model, template, shown.note, held)
+            if not held.ordinary:
+                held.measure(model, loaded, samples(loaded), shown.note)
+                held.measure_speed(loaded, samples(loaded))
+                shown.note(held.line())
+            card = score(loaded, tasks, seed=seed, limit=limit, template=chosen, name=str(model))
     if out is not None:
         rundir.write_json(out, card.to_json())
     return card
