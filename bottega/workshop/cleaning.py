@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from bottega.data.clean.account import Account, Item, Rejected
     from bottega.data.clean.held import Keys
     from bottega.data.intake import Intake
-    from bottega.workshop.recipe_parts import Choice, Part
+    from bottega.workshop.recipe_choice import Choice
+    from bottega.workshop.recipe_parts import Part
 
 DEFAULT_STEPS = ("exact", "near")
 HELD = "rows.keys"

@@ -22,7 +22,8 @@ from bottega.train.objectives import OBJECTIVES
 from bottega.train.settings import LR_OF_OPTIMIZER, OF_OPTIMIZER, most_tokens
 from bottega.workshop import recipe_checks, recipe_file, recipe_online
 from bottega.workshop.recipe_checks import LOOP
-from bottega.workshop.recipe_parts import ADAPTERS, Choice, EarlyStop, Evaluate, Part, Recipe, Stage
+from bottega.workshop.recipe_choice import Choice
+from bottega.workshop.recipe_parts import ADAPTERS, EarlyStop, Evaluate, Part, Recipe, Stage
 
 __all__ = ["LOOP", "STAGE_KEYS", "TOP_KEYS", "Evaluate", "Part", "Recipe", "Stage", "load", "to_plain", "without_none"]
 LR = {

@@ -24,7 +24,8 @@ from bottega.train.objectives import OBJECTIVES
 from bottega.train.schedule import SCHEDULES
 from bottega.train.settings import OF_OPTIMIZER, LoopSettings, conflicts
 from bottega.workshop import cleaning, recipe_file, recipe_mixtures, recipe_online
-from bottega.workshop.recipe_parts import ADAPTERS, MERGING, STREAMING, Choice, Part, Recipe, Stage
+from bottega.workshop.recipe_choice import Choice
+from bottega.workshop.recipe_parts import ADAPTERS, MERGING, STREAMING, Part, Recipe, Stage
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 LABELS = ("classification", "multilabel", "regression", "tagging")

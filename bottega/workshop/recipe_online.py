@@ -19,6 +19,7 @@ from bottega.grade import rewards
 from bottega.train.advantages import ADVANTAGES
 from bottega.train.objectives import OBJECTIVES
 from bottega.workshop import recipe_live
+from bottega.workshop.recipe_choice import Choice
 
 ONLINE = tuple(name for name, entry in OBJECTIVES.items() if entry.data == "prompt")
 """Objectives that learn from their own answers."""
@@ -46,24 +47,6 @@ class Graded:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Advantage:
-    """How good an answer was beyond what was to be expected: `group`, or `{name: gae, lam: 0.9}`."""
-
-    name: str
-    options: dict[str, Any] = option(factory=dict)
-
-    @staticmethod
-    def shorthand(value: Any) -> Any:
-        """`group` -> {name: group}; {name: gae, lam: 0.9} -> {name: gae, options: {lam: 0.9}}."""
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, Mapping) and "options" not in value:
-            rest = {key: item for key, item in value.items() if key != "name"}
-            return {**({"name": value["name"]} if "name" in value else {}), "options": rest}
-        return value
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Rollout:
     """How answers are sampled, and when learning from them stops."""
 
@@ -72,7 +55,10 @@ class Rollout:
     max_tokens: int = option(128, "longest answer", low=1)
     temperature: float = option(1.0, "of sampling; the trainer's own numbers are of the same temperature", above=0)
     epochs: int = option(1, "times through a round", low=1)
-    advantage: Advantage | None = option(None, "group, leave_one_out, batch or gae; default: the objective's own")
+    advantage: Choice | None = option(
+        None,
+        "how good an answer was beyond what was to be expected: group, leave_one_out, batch or gae; default: the objective's own",
+    )
     cut: Literal["keep", "mask"] = option("keep", "answers cut at max_tokens: learned from, or left out of the loss")
     cut_penalty: float = option(0.0, "taken off the reward of answers cut at max_tokens", low=0)
     resample: int = option(0, "rounds of other prompts for those whose answers all have one reward (DAPO)", low=0)
@@ -160,7 +146,7 @@ def _check_reward(part: Graded) -> list[str]:
     return found + [f"the reward {part.name} needs the option {key!r}" for key in missing]
 
 
-def _check_advantage(objective: str, chosen: Advantage) -> list[str]:
+def _check_advantage(objective: str, chosen: Choice) -> list[str]:
     if chosen.name not in ADVANTAGES:
         return [f"there is no advantage {chosen.name!r}{closest(chosen.name, ADVANTAGES)}"]
     if (chosen.name == "gae") != (objective == "ppo"):
@@ -179,14 +165,14 @@ def usual_group(objective: str) -> int:
     return 1 if objective == "ppo" else 8
 
 
-def _usual(objective: str, rollout: Rollout) -> Advantage:
+def _usual(objective: str, rollout: Rollout) -> Choice:
     """The advantage with all its options: the recipe's, or the objective's own."""
     usual = dict(OBJECTIVES[objective].advantage)
-    chosen = rollout.advantage or Advantage(name=usual.pop("name"), options=usual)
+    chosen = rollout.advantage or Choice(name=usual.pop("name"), options=usual)
     if chosen.name not in ADVANTAGES:
         return chosen  # the check says so
     defaults = {key: plain(one.default) for key, one in table.options(ADVANTAGES[chosen.name]).items()}
-    return Advantage(name=chosen.name, options={**defaults, **chosen.options})
+    return Choice(name=chosen.name, options={**defaults, **chosen.options})
 
 
 def complete(stage: Any) -> dict[str, Any]:

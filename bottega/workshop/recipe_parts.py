@@ -12,6 +12,7 @@ from typing import Any, Literal
 from bottega.core.config import Secret, option
 from bottega.core.errors import UserError
 from bottega.data.remote import is_remote, remote
+from bottega.workshop.recipe_choice import Choice
 from bottega.workshop.recipe_live import Feedback
 from bottega.workshop.recipe_online import Graded, Rollout
 
@@ -20,24 +21,6 @@ MERGING = ("lora", "qlora", "ia3", "oft", "vera")
 STREAMING = ("lora", "qlora", "prefix")
 """Methods whose result is an adapter folder, those of them that can be merged into the weights, and those that leave
 every weight of the base as it is, so that its layers can be streamed."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    """An entry of a table and its options: `dpo`, or `{name: dpo, beta: 0.1}`."""
-
-    name: str
-    options: dict[str, Any] = option(factory=dict)
-
-    @staticmethod
-    def shorthand(value: Any) -> Any:
-        """`dpo` -> {name: dpo}; {name: dpo, beta: 0.1} -> {name: dpo, options: {beta: 0.1}}."""
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, Mapping) and "options" not in value:
-            rest = {key: item for key, item in value.items() if key != "name"}
-            return {**({"name": value["name"]} if "name" in value else {}), "options": rest}
-        return value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
