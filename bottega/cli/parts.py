@@ -79,6 +79,11 @@ def feedback() -> None:
 
 
 @cli.group()
+def lab() -> None:
+    """From a taxonomy's rows to a model that knows them."""
+
+
+@cli.group()
 def runs() -> None:
     """The run folders."""
 

@@ -27,6 +27,7 @@ VERBS = {
     "tokenizer train": "bottega.workshop.vocabularies:train",
     "tokenizer extend": "bottega.workshop.vocabularies:extend",
     "synth": "bottega.workshop.synthesis:synth",
+    "lab example": "bottega.demo.lab:example",
     "taxonomy check": "bottega.workshop.taxonomy_verbs:check",
     "taxonomy diff": "bottega.synth.taxonomy_git:diff",
     "taxonomy documents": "bottega.synth.leafdocs:documents",

@@ -1,6 +1,6 @@
-"""The command that makes data: synth.
+"""The commands that make data, and recipes from it: synth, lab ...
 
-Left out: its function (workshop/synthesis.py).
+Left out: their functions (workshop/synthesis.py, demo/lab.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bottega.cli.parts import call, cli, json_flag, offline_flag, quiet_flag, verb
+from bottega.cli.parts import call, cli, json_flag, lab, offline_flag, quiet_flag, verb
 
 
 def teacher_options(function: Any) -> Any:
@@ -92,3 +92,12 @@ def budget_options(function: Any) -> Any:
 def synth_command(taxonomy: str, as_json: bool, **options: Any) -> int:
     """Rows to train on from a taxonomy and a teacher; the same command goes on where it was stopped."""
     return call("synth", as_json=as_json, taxonomy=taxonomy, **options)
+
+
+@verb(lab, "example", "bottega lab example parish")
+@click.argument("out")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another one, another parish.")
+@json_flag
+def lab_example_command(out: str, as_json: bool, **options: Any) -> int:
+    """A small invented taxonomy with documents, tests and a replay file, to learn the whole way on."""
+    return call("lab example", as_json=as_json, out=out, **options)

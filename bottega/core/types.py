@@ -71,6 +71,10 @@ class Leaf:
     licences: tuple[str, ...] = ()
 
 
+RAW = "raw"
+"""The role of a lone turn that is not a message: a text to go on with as it is, no chat template around it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
     """One message. `weight` None lets the mask policy decide; a number trains the turn with that weight (0: never).

@@ -151,6 +151,8 @@ def stage(name: str, kind: str, values: dict[str, Any]) -> Stage:
         "generate": values.get("n", 1) * max(1, len(values.get("personas", ()))),
         "judge": values.get("votes", 1),
         "agree": values.get("n", 2),
+        "continue": values.get("n", 1),
+        "confirm": 1,
         "dialogue": 2 * values.get("turns", 2) - bool(values.get("opening")),
     }.get(kind, 0)
     return Stage(name=name, kind=kind, block=resolve(BLOCKS[kind])(**values), calls=calls)

@@ -22,7 +22,7 @@ from bottega.core.config import build, plain
 from bottega.core.errors import UserError
 from bottega.core.textio import printable, progress
 from bottega.core.textio import table as as_table
-from bottega.workshop.teachers import TeacherOptions, open_teacher
+from bottega.workshop.teachers import TeacherOptions, can_continue, open_teacher
 
 if TYPE_CHECKING:
     from bottega.core.types import Leaf
@@ -98,11 +98,22 @@ def synth(
     with rundir.lock(folder), progress(len(leaves), "synth", quiet=quiet) as shown:
         rundir.sweep(folder)
         jobs, broken = jobs_of(taxonomy, leaves, flow, work, samples=samples, seed=seed)
+        _need_continuing(jobs, teacher, options)
         for note in dict.fromkeys(note for job in jobs for note in job.flow.notes):
             shown.note(f"{note}: the endpoint's own template and settings are used")
         facts = {"teacher": responder.identity, "revision": revision, "seed": seed, "samples": samples}
         run = _Run(folder=folder, jobs=jobs, broken=broken, facts=facts, work=work, layout=layout, shown=shown)
         return asyncio.run(run.go(responder, revision))
+
+
+def _need_continuing(jobs: Sequence[Job], teacher: str, options: TeacherOptions) -> None:
+    """Raises UserError where a flow lets the teacher go on with a text and the teacher can only be talked to."""
+    flows = [job.flow.name for job in jobs if any(stage.kind == "continue" for stage in job.flow.stages)]
+    if flows and not can_continue(teacher, options):
+        raise UserError(
+            f"the flow {flows[0]} lets the teacher go on with a text, which {teacher} does not do by chat: give a model of this "
+            "machine, an endpoint with --api completions, or another --flow"
+        )
 
 
 def chosen_leaves(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from bottega.core.errors import UserError
-from bottega.core.types import Turn
+from bottega.core.types import RAW, Turn
 from bottega.workshop.endpoints import Reach, connect, is_endpoint
 
 
@@ -56,6 +56,11 @@ def open_teacher(name: str, options: TeacherOptions) -> tuple[Any, str]:
     return _local(name, options)
 
 
+def can_continue(name: str, options: TeacherOptions) -> bool:
+    """Whether the teacher goes on with a text as it is, no chat template around it."""
+    return name != "template" and (not is_endpoint(name) or options.api == "completions")
+
+
 def _flag(field: str) -> str:
     return "teacher-model" if field == "model" else field.replace("_", "-")
 
@@ -77,6 +82,8 @@ def _renderer(name: str) -> Any:
     template = Template.find(None, tokenizer)
 
     def render(turns: Sequence[Turn]) -> str:
+        if turns[-1].role == RAW:
+            return turns[-1].content
         text = tokenizer.decode(encode_prompt(turns, tokenizer, template))
         assert isinstance(text, str)
         return text
@@ -97,4 +104,8 @@ def _local(name: str, options: TeacherOptions) -> tuple[Any, str]:
     engine = Engine(module, loaded.tokenizer, template=template, inputs=inputs)
     ids, strings = end_of_turn(loaded.tokenizer, template)
     stops = {"stop_ids": tuple(sorted({*engine.generator.stop_ids(), *ids})), "stop": strings}
-    return Local(engine.generator, identity=name, encode=engine.chat, stops=stops, room=engine.limit()), loaded.identity
+
+    def encode(turns: Sequence[Turn]) -> list[int]:
+        return engine.plain(turns[-1].content) if turns[-1].role == RAW else engine.chat(turns)
+
+    return Local(engine.generator, identity=name, encode=encode, stops=stops, room=engine.limit()), loaded.identity
