@@ -27,6 +27,13 @@ def call(verb: str, *, as_json: bool, **options: Any) -> Any:
         print_json(result.to_json() if hasattr(result, "to_json") else result)
     elif result is not None:
         click.echo(resolve(VERBS[verb] + "_text")(result))
+    return _code(result)
+
+
+def _code(result: Any) -> int:
+    """The exit code that a result names; of rows, 9 where some say that they failed."""
+    if isinstance(result, list):
+        return 9 if any(isinstance(row, dict) and "error" in row for row in result) else 0
     return int(result.get("exit_code", 0)) if isinstance(result, dict) else int(getattr(result, "exit_code", 0))
 
 

@@ -94,17 +94,23 @@ def sampling_options(function: Any) -> Any:
     return function
 
 
-@verb(cli, "chat", "bottega chat runs/support-bot")
+@verb(cli, "chat", "bottega chat runs/support-bot", "bottega chat http://localhost:8000/v1#qwen3 --key-env KEY")
 @click.argument("model")
 @click.option("--system", help="A system message.")
 @weights_option
+@reach_options
 @sampling_options
 def chat_command(model: str, **options: Any) -> int:
-    """Talk to a model; /reset starts over, /exit leaves."""
-    return call("chat", as_json=False, model=model, **options)
+    """Talk to a model, here or behind an endpoint (http://HOST/v1#NAME); /reset starts over, /exit leaves."""
+    return call("chat", as_json=False, model=model, reach=_reach(options), **options)
 
 
-@verb(cli, "generate", "bottega generate runs/support-bot --prompts prompts.jsonl --json")
+@verb(
+    cli,
+    "generate",
+    "bottega generate runs/support-bot --prompts prompts.jsonl --json",
+    "bottega generate http://localhost:8000/v1#qwen3 --prompts prompts.jsonl --out replies.jsonl",
+)
 @click.argument("model")
 @click.option("--prompts", required=True, help="A file: jsonl (prompt or messages), or txt, one prompt a line.")
 @click.option("--out", help="Write JSON lines here instead of printing.")
@@ -124,12 +130,13 @@ def chat_command(model: str, **options: Any) -> int:
 @click.option("--lookup", is_flag=True, help="Write ahead what followed the same words before; says the speed-up.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
 @weights_option
+@reach_options
 @sampling_options
 @json_flag
 @quiet_flag
 def generate_command(model: str, as_json: bool, **options: Any) -> int:
-    """Answer every prompt of a file."""
-    return call("generate", as_json=as_json, model=model, **options)
+    """Answer every prompt of a file, by a model here or behind an endpoint (http://HOST/v1#NAME)."""
+    return call("generate", as_json=as_json, model=model, reach=_reach(options), **options)
 
 
 cut_option = click.option(

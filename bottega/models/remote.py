@@ -140,18 +140,33 @@ class Endpoint:
         Raises:
             Unanswered: after all tries, or at once where another try would be in vain.
         """
-        body = self._body(turns, sampling)
+        return await self._answered(self._body(turns, sampling), None)
+
+    async def respond_in_pieces(self, turns: Sequence[Turn], told: Callable[[str], None], **sampling: Any) -> Reply:
+        """One reply, told piece by piece while it comes; after its first piece it is not tried again.
+
+        Args:
+            told: is called with each piece. sampling: as in `respond`.
+
+        Raises:
+            Unanswered: as in `respond`, and where the reply broke off after its first piece.
+        """
+        body = self._body(turns, sampling) | {"stream": True, "stream_options": {"include_usage": True}}
+        return await self._answered(body, told)
+
+    async def _answered(self, body: dict[str, Any], told: Callable[[str], None] | None) -> Reply:
         pause_s = self.first_pause_s
+        pieces = _Pieces(told)
         for number in range(1, self.tries + 1):
             async with self.gate as entered:
                 try:
-                    reply = await self._try(body)
+                    reply = await self._try(body, pieces)
                     self.gate.went_well()
                     return reply
                 except _Again as again:
                     if again.busy:
                         self.gate.too_much(entered, again.pause_s)
-                    if number >= min(self.tries, again.tries):
+                    if number >= min(self.tries, again.tries) or pieces.told_some:
                         raise Unanswered(again.reason, f"{self.identity}: {again} ({number} tries)") from again
                     waits_s = max(again.pause_s, pause_s * random.uniform(0.5, 1.5))
             await asyncio.sleep(waits_s)
@@ -169,12 +184,14 @@ class Endpoint:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return body
 
-    async def _try(self, body: dict[str, Any]) -> Reply:
+    async def _try(self, body: dict[str, Any], pieces: _Pieces) -> Reply:
         assert self._client is not None, "an endpoint is used in an `async with`"
         path = "/chat/completions" if self.api == "chat" else "/completions"
         try:
             async with self._client.stream("POST", self.url.rstrip("/") + path, json=body) as response:
-                raw = await self._bounded(response)
+                in_pieces = "stream" in body and response.status_code == 200 and not _is_json(response)
+                pieces.begin()
+                raw = await self._bounded(response, pieces.feed if in_pieces else None)
                 if response.status_code != 200:
                     raise self._refusal(response, raw)
         except httpx2.TimeoutException as error:
@@ -185,15 +202,23 @@ class Endpoint:
             raise _Again("garbage", f"the answer cannot be decoded ({error})", tries=2) from error
         except httpx2.HTTPError as error:
             raise _Again("cut off", f"the connection broke ({type(error).__name__})") from error
-        return _streamed(raw) if self.stream else _whole(raw)
+        if in_pieces:
+            return pieces.reply()
+        reply = _whole(raw)
+        if pieces.told is not None:
+            pieces.told(reply.text)
+        return reply
 
-    async def _bounded(self, response: httpx2.Response) -> bytes:
+    async def _bounded(self, response: httpx2.Response, feed: Callable[[bytes], None] | None) -> bytes:
         pieces, size = [], 0
         async for piece in response.aiter_bytes():
             size += len(piece)
             if size > self.max_bytes:
                 raise _Again("too long", f"the answer is longer than {self.max_bytes:,} bytes", tries=2)
-            pieces.append(piece)
+            if feed is not None:
+                feed(piece)
+            else:
+                pieces.append(piece)
         return b"".join(pieces)
 
     def _refusal(self, response: httpx2.Response, raw: bytes) -> Exception:
@@ -296,30 +321,60 @@ def _whole(raw: bytes) -> Reply:
     return _reply(_text(choice, "message"), choice.get("finish_reason"), data.get("usage"))
 
 
-def _streamed(raw: bytes) -> Reply:
-    """The pieces of a server-sent stream as one reply; one without an end was cut."""
-    pieces: list[str] = []
-    finish: Any = None
-    usage: Any = None
-    ended = False
-    for line in raw.decode("utf-8", "replace").splitlines():
+class _Pieces:
+    """A server-sent stream, read as it comes; told: is called with each piece of text."""
+
+    def __init__(self, told: Callable[[str], None] | None) -> None:
+        self.told, self.told_some = told, False
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what an earlier try brought."""
+        self.texts: list[str] = []
+        self.finish: Any = None
+        self.usage: Any = None
+        self.ended = False
+        self._rest = b""
+
+    def feed(self, raw: bytes) -> None:
+        """More bytes; a line may be in two of them. Lines end at a newline only: U+2028 may stand within a reply."""
+        *lines, self._rest = (self._rest + raw).split(b"\n")
+        for line in lines:
+            self._line(line.decode("utf-8", "replace").rstrip("\r"))
+
+    def _line(self, line: str) -> None:
+        if self.ended:
+            return
         if not line.startswith("data:"):
             if line.lstrip().startswith(("<", "{")):
                 _json(line)
-            continue
+            return
         said = line[5:].strip()
         if said == "[DONE]":
-            ended = True
-            break
+            self.ended = True
+            return
         data = _json(said)
-        usage = data.get("usage") or usage
+        self.usage = data.get("usage") or self.usage
         if data.get("choices"):
             choice = _choice(data)
-            pieces.append(_text(choice, "delta"))
-            finish = choice.get("finish_reason") or finish
-    if not ended and finish is None:
-        raise _Again("cut off", "the stream ended before the reply did", tries=2)
-    return _reply("".join(pieces), finish, usage)
+            text = _text(choice, "delta")
+            self.texts.append(text)
+            self.finish = choice.get("finish_reason") or self.finish
+            if self.told is not None and text:
+                self.told_some = True
+                self.told(text)
+
+    def reply(self) -> Reply:
+        """The pieces as one reply; one without an end was cut."""
+        self.feed(b"\n")
+        if not self.ended and self.finish is None:
+            raise _Again("cut off", "the stream ended before the reply did", tries=2)
+        return _reply("".join(self.texts), self.finish, self.usage)
+
+
+def _is_json(response: httpx2.Response) -> bool:
+    """An endpoint that does not know `stream` answers in one piece."""
+    return str(response.headers.get("content-type", "")).startswith("application/json")
 
 
 def _reply(text: str, finish: Any, usage: Any) -> Reply:

@@ -1,6 +1,6 @@
-"""A model behind an OpenAI-compatible endpoint, `http://HOST/v1#NAME`, for eval and compare.
+"""A model behind an OpenAI-compatible endpoint, `http://HOST/v1#NAME`: how it is reached, and eval and compare.
 
-Left out: the client (models/remote.py), teachers (teachers.py), chat and generate, and what needs the model's own numbers.
+Left out: the client (models/remote.py), teachers (teachers.py), chat and generate (distant.py), and what needs the model's own numbers.
 """
 
 from __future__ import annotations

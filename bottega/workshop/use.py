@@ -1,6 +1,6 @@
 """Using a model: score it on tasks, answer the prompts of a file, talk to it.
 
-Left out: endpoints, serving. The template is the one stored with the model unless another is named.
+Left out: what endpoints need (distant.py), serving. The template is the one stored with the model unless another is named.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bottega.core import rundir
-from bottega.core.errors import UserError
+from bottega.core.errors import Unanswered, UserError
 from bottega.core.textio import progress
-from bottega.core.types import Conversation, Document, Labelled, Preference, Turn
-from bottega.workshop import endpoints
+from bottega.core.types import Turn
+from bottega.workshop import distant, endpoints
 from bottega.workshop.answer import answering
 from bottega.workshop.held import MAX_TEXTS, Held, samples
+from bottega.workshop.prompts import prompts_of
 
 if TYPE_CHECKING:
     from bottega.core.types import Reply
@@ -114,7 +115,6 @@ def generate(
     *,
     max_tokens: int = 256,
     temperature: float = 0.0,
-    top_p: float = 1.0,
     seed: int = 0,
     batch: int = 16,
     raw: bool = False,
@@ -122,6 +122,7 @@ def generate(
     out: str | None = None,
     weights: str = "full",
     quiet: bool = False,
+    reach: endpoints.Reach | None = None,
     **more: Any,
 ) -> list[dict[str, Any]]:
     """Answer prompts: a list of texts, or a file (jsonl with prompt or messages; txt, one prompt a line).
@@ -130,40 +131,68 @@ def generate(
         raw: continue the text as it is, without a chat template. out: write JSON lines there.
         weights: full, or linear layers in nf4 or int8; stream: decoder layers stay on disk and visit memory one by one;
             nf4+stream and int8+stream are both.
-        more: beams, draft, lookup (workshop/answer.py), and further fields of models/sampling.py's Sampling: n, top_k, min_p,
-            repetition_penalty, stop, top_logps.
+        more: beams, draft, lookup (workshop/answer.py), and further fields of models/sampling.py's Sampling: n, top_p, top_k, min_p,
+            repetition_penalty, stop, top_logps. reach: how an endpoint, `http://HOST/v1#NAME`, is reached.
 
     Returns:
         One {"prompt", "reply", "finish", "tokens"} a prompt, in order; with other weights than full each also says what
-        they cost: {"weights", "kl", "kl_tokens", "tokens_per_s"} of the whole call.
+        they cost: {"weights", "kl", "kl_tokens", "tokens_per_s"} of the whole call. A prompt that an endpoint did not
+        answer has "error".
 
     Raises:
-        UserError: a prompt that cannot be read or does not fit the model.
+        UserError: a prompt that cannot be read or does not fit the model; no prompt was answered.
     """
-    asked = list(_prompts(prompts)) if isinstance(prompts, str) else [[Turn(role="user", content=p)] for p in prompts]
+    remote = endpoints.is_endpoint(model)
+    if remote:
+        endpoints.refuse(model, distant.local_only({"template": template, "weights": weights, "batch": batch, **more}))
+    else:
+        endpoints.need_local(model, reach)
+    how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    asked = list(prompts_of(prompts)) if isinstance(prompts, str) else [[Turn(role="user", content=p)] for p in prompts]
     with progress(len(asked), "generate", quiet=quiet) as shown:
-        held = Held.of(weights)
-        loaded, chosen = _open(model, template, shown.note, held)
-        talk = _Talk(loaded, chosen)
-        ways = {name: more.pop(name) for name in ("beams", "draft", "lookup") if name in more}
-        answer, came_to = answering(talk.generator, **ways)
-        held.measure(model, loaded, [talk.ids(turns, raw=raw) for turns in asked[:MAX_TEXTS]], shown.note)
-        rows: list[dict[str, Any]] = []
-        how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-        how |= more
-        for at in range(0, len(asked), batch):
-            some = asked[at : at + batch]
-            with held.timed():
-                replies = talk.replies(some, raw=raw, answer=answer, batch=batch, **how)
-            held.tokens += sum(len(reply.ids) for reply in replies)
-            for turns, reply in zip([turns for turns in some for _ in range(more.get("n", 1))], replies):
-                facts = {"reply": reply.text, "finish": reply.finish, "tokens": len(reply.ids)} | talk.tops(reply)
-                rows.append({"prompt": turns[-1].content, **facts})
-            shown.update(at + len(some))
-        rows = _with_facts(rows, came_to(), held, shown.note)
+        if remote:
+            sent = {name: more[name] for name in ("n", "top_p", "stop") if name in more}
+            rows = distant.generate(
+                model, asked, reach=reach, raw=raw, told=shown.update, note=shown.note, **how, **sent
+            )
+        else:
+            rows = _generate_here(
+                model, asked, shown, weights=weights, template=template, batch=batch, raw=raw, how=how | more
+            )
     if out is not None:
         rundir.atomic_write(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return rows
+
+
+def _generate_here(
+    model: str,
+    asked: list[list[Turn]],
+    shown: Any,
+    *,
+    weights: str,
+    template: str | None,
+    batch: int,
+    raw: bool,
+    how: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """`generate` with a model of this machine."""
+    held = Held.of(weights)
+    loaded, chosen = _open(model, template, shown.note, held)
+    talk = _Talk(loaded, chosen)
+    ways = {name: how.pop(name) for name in ("beams", "draft", "lookup") if name in how}
+    answer, came_to = answering(talk.generator, **ways)
+    held.measure(model, loaded, [talk.ids(turns, raw=raw) for turns in asked[:MAX_TEXTS]], shown.note)
+    rows: list[dict[str, Any]] = []
+    for at in range(0, len(asked), batch):
+        some = asked[at : at + batch]
+        with held.timed():
+            replies = talk.replies(some, raw=raw, answer=answer, batch=batch, **how)
+        held.tokens += sum(len(reply.ids) for reply in replies)
+        for turns, reply in zip([turns for turns in some for _ in range(how.get("n", 1))], replies):
+            facts = {"reply": reply.text, "finish": reply.finish, "tokens": len(reply.ids)} | talk.tops(reply)
+            rows.append({"prompt": turns[-1].content, **facts})
+        shown.update(at + len(some))
+    return _with_facts(rows, came_to(), held, shown.note)
 
 
 def _with_facts(rows: list[dict[str, Any]], facts: dict[str, Any], held: Held, note: Any) -> list[dict[str, Any]]:
@@ -190,20 +219,42 @@ def chat(
     seed: int = 0,
     template: str | None = None,
     weights: str = "full",
+    reach: endpoints.Reach | None = None,
 ) -> None:
     """Talk to a model on the terminal: the reply appears while it is written; /reset starts over, /exit leaves.
 
     Args:
         weights: as in `generate`; KL on sample texts is said first, tokens a second after each reply.
+        reach: how an endpoint, `http://HOST/v1#NAME`, is reached.
     """
+    start = [Turn(role="system", content=system)] if system else []
+    how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    if endpoints.is_endpoint(model):
+        endpoints.refuse(model, distant.local_only({"template": template, "weights": weights}))
+        with distant.speaker(model, reach, **how) as say:
+            _converse(say, start, seed, f"{model}, its own template")
+        return
+    endpoints.need_local(model, reach)
     held = Held.of(weights)
     loaded, chosen = _open(model, template, _aside, held)
     held.measure(model, loaded, samples(loaded), _aside)
     talk = _Talk(loaded, chosen)
-    start = [Turn(role="system", content=system)] if system else []
+
+    def say_here(turns: Sequence[Turn], *, seed: int) -> Turn:
+        with held.timed():
+            said, num_tokens = _say(talk, turns, seed=seed, **how)
+        held.tokens += num_tokens
+        if not held.ordinary:
+            _aside(held.line())
+        return said
+
+    _converse(say_here, start, seed, f"{model}, template {chosen.name}")
+
+
+def _converse(say: Any, start: list[Turn], seed: int, who: str) -> None:
+    """Lines from the person, replies from `say`, until one of the two has enough."""
+    _aside(f"{who}; /reset starts over, /exit leaves")
     turns = list(start)
-    how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
-    print(f"{model}, template {chosen.name}; /reset starts over, /exit leaves", file=sys.stderr)
     while True:
         line = _ask()
         if line is None or line.strip() == "/exit":
@@ -213,14 +264,14 @@ def chat(
         elif line.strip():
             turns.append(Turn(role="user", content=line))
             try:
-                with held.timed():
-                    said, num_tokens = _say(talk, turns, seed=seed + len(turns), **how)
-                turns.append(said)
-                held.tokens += num_tokens
-                if not held.ordinary:
-                    _aside(held.line())
+                turns.append(say(turns, seed=seed + len(turns)))
+            except Unanswered as error:
+                if error.fatal:
+                    raise
+                _aside(f"{error}; the question is forgotten, ask again")
+                turns.pop()
             except UserError as error:  # a prompt that has grown beyond the model's positions
-                print(f"{error}; /reset starts over", file=sys.stderr)
+                _aside(f"{error}; /reset starts over")
                 turns.pop()
 
 
@@ -324,45 +375,3 @@ def _mixture(model: str, held: Held) -> Loaded:
         if has_tokenizer(first):
             load_tokenizer(first).save_pretrained(folder)
         return load(folder)
-
-
-def _prompts(path: str) -> Iterator[list[Turn]]:
-    """The prompts of a file, as turns that end with a question."""
-    from bottega.data.formats import samples
-    from bottega.data.sources import Problem, read
-
-    if Path(path).suffix == ".txt":
-        if not Path(path).is_file():
-            raise UserError(f"there is no file {path}; check the path")
-        lines = [line for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        if not lines:
-            raise UserError(f"{path} has no prompt; write one a line")
-        yield from ([Turn(role="user", content=line)] for line in lines)
-        return
-    plain_prompts = all(
-        not isinstance(record, Problem) and isinstance(record.get("prompt"), str) for _, record in read(path)
-    )
-    if plain_prompts:
-        for _, record in read(path):
-            assert not isinstance(record, Problem)
-            yield [Turn(role="user", content=record["prompt"])]
-        return
-    for sample in samples(path):
-        if isinstance(sample, Problem):
-            raise UserError(f"{sample}; mend the row, every prompt of the file is answered")
-        yield _asked(sample)
-
-
-def _asked(sample: Any) -> list[Turn]:
-    """What a sample asks: its turns up to the last question."""
-    if isinstance(sample, Document):
-        return [Turn(role="user", content=sample.text)]
-    if isinstance(sample, Preference | Labelled):
-        return list(sample.prompt) or [Turn(role="user", content=getattr(sample, "text", ""))]
-    assert isinstance(sample, Conversation)
-    turns = list(sample.turns)
-    while turns and turns[-1].role == "assistant":
-        turns.pop()
-    if not turns:
-        raise UserError(f"{sample.where} asks nothing; a prompt ends with a turn that is not the assistant's")
-    return turns

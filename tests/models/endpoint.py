@@ -29,12 +29,15 @@ class Endpoint:
     """The server. Use it in a `with`.
 
     script: how the first requests are treated, one word each (of BAD, or "good"); later ones get a good answer.
+    streams: False answers in one piece whatever is asked. between: is called after the first piece of a stream left.
     """
 
     def __init__(
         self, answer: Callable[[dict[str, Any]], str] = echo, *, script: tuple[str, ...] = (), delay_s: float = 0.0,
-        retry_after: str = "0.2", slow_s: float = 5.0,
+        retry_after: str = "0.2", slow_s: float = 5.0, streams: bool = True, between: Callable[[], bool] | None = None,
     ) -> None:  # fmt: skip
+        self.streams, self.between = streams, between
+        self.waited: list[bool] = []
         self.answer, self.script, self.delay_s, self.retry_after = answer, list(script), delay_s, retry_after
         self.slow_s = slow_s
         self.requests: list[dict[str, Any]] = []
@@ -105,7 +108,7 @@ class Endpoint:
             self.end.wait(self.slow_s)
         text = self.answer(request)
         usage = {"prompt_tokens": len(json.dumps(request)) // 4, "completion_tokens": max(1, len(text) // 4)}
-        if request.get("stream"):
+        if request.get("stream") and self.streams:
             self.stream(handler, text, usage, how)
             return
         said = {"message": {"role": "assistant", "content": text}} if "messages" in request else {"text": text}
@@ -148,6 +151,12 @@ class Endpoint:
         for name, value in {"Content-Type": kind, "Content-Length": str(len(raw)), **(headers or {})}.items():
             handler.send_header(name, value)
         handler.end_headers()
+        if self.between is not None:
+            first = raw.index(b"\n\n") + 2
+            handler.wfile.write(raw[:first])
+            handler.wfile.flush()
+            self.waited.append(self.between())
+            raw = raw[first:]
         handler.wfile.write(raw[: len(raw) // 2] if cut else raw)
         handler.wfile.flush()
         if cut:

@@ -83,6 +83,18 @@ def test_a_stream_that_is_cut_is_tried_again_and_a_whole_one_is_put_together(how
     assert len(server.requests) == (1 if how == "html" else 2)
 
 
+def test_a_line_separator_within_a_streamed_reply_ends_no_line():
+    """Servers that write JSON with its letters as they are send U+2028 raw, which str.splitlines takes for an end."""
+    from bottega.models.remote import _Pieces
+
+    raw = 'data: {"choices": [{"delta": {"content": "a\u2028b"}, "finish_reason": "stop"}]}\r\n\r\n'.encode()
+    heard: list[str] = []
+    pieces = _Pieces(heard.append)
+    for at in range(len(raw)):
+        pieces.feed(raw[at : at + 1])  # bytes come in any portions, also within a letter
+    assert heard == ["a\u2028b"] and pieces.reply().text == "a\u2028b"
+
+
 @pytest.mark.parametrize(
     ("how", "tries", "reason"),
     [

@@ -1,7 +1,8 @@
-"""Models behind an endpoint, scored and compared against a real HTTP server."""
+"""Models behind an endpoint, scored, compared, asked and talked to, against a real HTTP server."""
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -76,3 +77,117 @@ def test_offline_refuses_another_machine_s_endpoint(task, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert cli.door(["eval", "https://models.example.org/v1#big", "--tasks", task, "--quiet"]) == 2
     assert "--offline was given" in capsys.readouterr().err
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("2\n3\n")
+    return str(path)
+
+
+def test_generate_asks_each_prompt_and_sends_its_sampling(prompts, tmp_path, capsys):
+    """Two prompts, two replies each: four questions, seeds 7 and 8; a greedy one sends neither seed nor top_p."""
+    how = ["--temperature", "0.5", "--top-p", "0.9", "--seed", "7", "--n", "2", "--max-tokens", "9", "--stop", "END"]
+    with Endpoint() as server:
+        model = f"{server.url}#big"
+        assert cli.door(["generate", model, "--prompts", prompts, "--json", *how, "--concurrency", "1"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert cli.door(["generate", model, "--prompts", prompts, "--out", str(tmp_path / "r.jsonl"), "--quiet"]) == 0
+    assert [(row["prompt"], row["reply"]) for row in rows] == [("2", "you said: 2")] * 2 + [("3", "you said: 3")] * 2
+    assert rows[0]["finish"] == "stop" and rows[0]["tokens"] == 2  # the server counts a token for 4 of 11 letters
+    assert sorted(one["seed"] for one in server.requests[:4]) == [7, 7, 8, 8]
+    assert server.requests[0].items() >= {"max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "stop": ["END"]}.items()
+    assert not {"seed", "top_p", "stop"} & set(server.requests[4])
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 2
+
+
+def test_raw_texts_are_continued_by_completions(prompts):
+    with Endpoint() as server:
+        assert cli.door(["generate", f"{server.url}#big", "--prompts", prompts, "--raw", "--quiet"]) == 0
+    assert set(server.paths) == {"/v1/completions"} and {one["prompt"] for one in server.requests} == {"2", "3"}
+
+
+def test_a_prompt_without_an_answer_says_so_in_its_row_and_the_exit_code_is_9(prompts, capsys):
+    with Endpoint(script=("400",)) as server:
+        model = f"{server.url}#big"
+        assert cli.door(["generate", model, "--prompts", prompts, "--json", "--concurrency", "1"]) == 9
+        shown = capsys.readouterr()
+        rows = json.loads(shown.out)
+        assert ["error" in row for row in rows] == [True, False] and "HTTP 400" in rows[0]["error"]
+        assert "1 of 2 prompts got no answer" in shown.err
+    with Endpoint(script=("401",)) as server:
+        assert cli.door(["generate", f"{server.url}#big", "--prompts", prompts, "--json", "--concurrency", "1"]) == 2
+        assert "HTTP 401" in capsys.readouterr().err
+    with Endpoint(script=("400", "400")) as server:
+        assert cli.door(["generate", f"{server.url}#big", "--prompts", prompts, "--json"]) == 2
+        assert "none of 2 prompts got an answer" in capsys.readouterr().err
+
+
+def test_what_only_a_model_here_can_do_is_refused_for_an_endpoint(prompts, capsys):
+    with Endpoint() as server:
+        base = ["generate", f"{server.url}#big", "--prompts", prompts, "--quiet"]
+        few = {
+            "--top-k": "5",
+            "--logprobs": "2",
+            "--beams": "2",
+            "--template": "chatml",
+            "--weights": "nf4",
+            "--batch": "4",
+        }
+        for option, value in few.items():
+            assert cli.door([*base, option, value]) == 2
+            assert f"{option} needs the model itself" in capsys.readouterr().err
+        assert cli.door([*base, "--lookup"]) == 2 and "--lookup needs" in capsys.readouterr().err
+        assert cli.door(["chat", f"{server.url}#big", "--weights", "int8"]) == 2
+        assert cli.door(["chat", server.url]) == 2 and "#NAME" in capsys.readouterr().err
+        assert cli.door(["chat", "garzone", "--tries", "2"]) == 2 and "--tries is for" in capsys.readouterr().err
+        assert cli.door(["generate", "garzone", "--prompts", prompts, "--ca", "x.pem"]) == 2
+        assert server.requests == []
+
+
+def test_chat_streams_what_comes_remembers_and_starts_over(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nand?\n/reset\nagain\n/exit\nnever\n"))
+    monkeypatch.setenv("KEY", "sk-canary")
+    with Endpoint() as server:
+        assert cli.door(["chat", f"{server.url}#big", "--system", "brief", "--key-env", "KEY"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "you said: hello\nyou said: and?\nyou said: again\n" and "canary" not in shown.err
+    said = [[turn["content"] for turn in one["messages"]] for one in server.requests]
+    assert said == [["brief", "hello"], ["brief", "hello", "you said: hello", "and?"], ["brief", "again"]]
+    assert all(one["stream"] for one in server.requests)
+
+
+def test_the_pieces_of_a_chat_appear_before_the_reply_has_ended(monkeypatch, capsys):
+    """The server waits, after its first piece, until that piece was printed: nothing would end if pieces were kept back."""
+    import threading
+
+    from bottega.workshop import distant
+
+    seen = threading.Event()
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    monkeypatch.setattr(distant, "print", lambda *_, **__: seen.set(), raising=False)
+    with Endpoint(between=lambda: seen.wait(20)) as server:
+        assert cli.door(["chat", f"{server.url}#big"]) == 0
+    assert server.waited == [True]
+
+
+def test_a_chat_survives_a_reply_that_breaks_off_and_ends_at_a_wrong_key(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nagain\n"))
+    with Endpoint(script=("truncated",)) as server:
+        assert cli.door(["chat", f"{server.url}#big"]) == 0
+    shown = capsys.readouterr()
+    assert "the question is forgotten" in shown.err and shown.out.endswith("you said: again\n")
+    assert [turn["content"] for turn in server.requests[-1]["messages"]] == ["again"]
+    assert len(server.requests) == 2  # what was begun is not tried again
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nagain\n"))
+    with Endpoint(script=("401",)) as server:
+        assert cli.door(["chat", f"{server.url}#big"]) == 2
+    assert len(server.requests) == 1 and "HTTP 401" in capsys.readouterr().err
+
+
+def test_an_endpoint_that_does_not_stream_is_heard_too(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    with Endpoint(streams=False) as server:
+        assert cli.door(["chat", f"{server.url}#big"]) == 0
+    assert capsys.readouterr().out == "you said: hello\n"
