@@ -11,6 +11,7 @@ VERBS = {
     "plan": "bottega.workshop.plan:plan",
     "eval": "bottega.workshop.use:evaluate",
     "compare": "bottega.workshop.comparing:compare",
+    "search": "bottega.workshop.search:search",
     "merge": "bottega.workshop.merging:merge",
     "export": "bottega.workshop.exporting:export",
     "chat": "bottega.workshop.use:chat",

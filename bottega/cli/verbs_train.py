@@ -1,4 +1,4 @@
-"""Commands that make a model: demo, doctor, init, plan, run.
+"""Commands that make a model: demo, doctor, init, plan, run, search.
 
 Left out: their functions (workshop, demo).
 """
@@ -120,3 +120,37 @@ def plan_command(recipe: str | None, as_json: bool, suggest: bool, **options: An
     if recipe is None and not suggest:
         raise click.UsageError("name a recipe, or ask with --suggest which models fit")
     return call("plan", as_json=as_json, recipe=recipe, suggest=suggest, **options)
+
+
+@verb(
+    cli,
+    "search",
+    "bottega search recipe.yaml --over lr=1e-5..1e-3 --over method.rank=4,8,16 --trials 12",
+    "bottega search recipe.yaml --methods lora,full,prefix --seeds 0,1,2",
+    "bottega search recipe.yaml --methods lora,ia3 --over lr=x0.3..x3/3",
+)
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@click.option("--over", multiple=True, metavar="KEY=VALUES", help="low..high, low..high/POINTS, xLOW..xHIGH, or a,b,c.")
+@click.option("--methods", metavar="A,B", help="Compare these ways to tune; each gets as many trials.")
+@click.option("--stage", metavar="NAME", help="Which stage is varied; default: the last.")
+@click.option(
+    "--metric", metavar="NAME[:max]", help="Of the evaluation; default: what the stage stops early by, or loss."
+)
+@click.option("--trials", type=click.IntRange(1), metavar="N", help="N random settings; default: every combination.")
+@click.option("--seeds", metavar="N,N", help="Of the final runs, for their interval; default: the recipe's seed.")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so long (exit 9); repeat to go on."
+)
+@click.option("--prune/--no-prune", default=True, show_default=True, help="End a trial that is worse than the median.")
+@click.option("--out", help="The search's folder; default: runs/NAME-search.")
+@json_flag
+@quiet_flag
+@offline_flag
+def search_command(recipe: str, overrides: tuple[str, ...], seeds: str | None, as_json: bool, **options: Any) -> int:
+    """Try settings, or compare methods at an equal budget, on your own data; exit 9 if some trials failed."""
+    try:
+        chosen = tuple(int(seed) for seed in seeds.split(",")) if seeds else ()
+    except ValueError:
+        raise click.UsageError(f"--seeds {seeds}: numbers separated by commas, such as 0,1,2") from None
+    return call("search", as_json=as_json, recipe=recipe, overrides=overrides, seeds=chosen, **options)

@@ -97,7 +97,9 @@ class Loop:
                     line |= self._evaluate()
                 log.write(line)
                 rates = self._rates(line["tokens"], spent["seconds"])
-                timing.write(spent | {"tokens": line["tokens"], "mfu": rates["mfu"]})
+                timing.write(
+                    spent | {"tokens": line["tokens"], "mfu": rates["mfu"], "flops": self._flops(line["tokens"])}
+                )
                 shown = {k: v for k, v in line.items() if k != "step"}
                 if "loss" in line:  # not the step of a batch that gave none
                     self.outcome.last = shown
@@ -113,12 +115,15 @@ class Loop:
         """What the live view shows: tokens per second, model FLOPs utilisation (`metrics.flops` of this step, over its
         seconds and the peak of all devices), memory in GB."""
         seconds = max(seconds, 1e-9)
-        done = tokens * self.work.per_token + self.labels * self.work.per_label + self.squares * self.attention
         return {
             "tokens/s": tokens / seconds,
-            "mfu": done / seconds / (devices.peak_flops() * self.parts.world.size),
+            "mfu": self._flops(tokens) / seconds / (devices.peak_flops() * self.parts.world.size),
             "GB": devices.memory_gb(),
         }
+
+    def _flops(self, tokens: int) -> float:
+        """Operations of the step just done."""
+        return tokens * self.work.per_token + self.labels * self.work.per_label + self.squares * self.attention
 
     def _due(self, every: int) -> bool:
         return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
