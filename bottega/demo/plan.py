@@ -128,8 +128,10 @@ def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 # ---- tasks: what `bottega eval` reads, too
 
 
-def write_tasks(folder: Path, *, seed: int, split: str = "test", budget: float = 1.0) -> None:
-    """Write a YAML and its rows for each task of `PROBES`: held-out probes of one split."""
+def write_tasks(
+    folder: Path, *, seed: int, split: str = "test", budget: float = 1.0, names: Iterable[str] = tuple(PROBES)
+) -> None:
+    """Write a YAML and its rows for each task of `PROBES`, or those in `names`: held-out probes of one split."""
     count = {name: max(8, round(number * min(1.0, budget))) for name, number in PROBES.items()}
     makers: dict[str, Any] = {
         "company_documents": lambda n: [{"text": text} for text in journey.adapt_held_out(split, seed, n)],
@@ -143,9 +145,9 @@ def write_tasks(folder: Path, *, seed: int, split: str = "test", budget: float =
             {"request": row["request"], "answer": journey.POLITE_ENDING} for row in journey.align_probes(split, seed, n)
         ],
     }
-    for name, make in makers.items():
+    for name in names:
         if not (folder / f"{name}.yaml").exists():
-            _write_rows(folder / f"{name}.jsonl", make(count[name]))
+            _write_rows(folder / f"{name}.jsonl", makers[name](count[name]))
             rundir.atomic_write(folder / f"{name}.yaml", dump_yaml(_task(name)))
 
 

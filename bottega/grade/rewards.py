@@ -1,7 +1,7 @@
 """The table of rewards: an answer to a number, or to nothing where nobody has judged it yet.
 
-Left out: how rewards are weighed together (train/rewards.py), judges that are models. To add one, write a function (Answer,
-options) -> number and register it here; every scorer of grade/scorers.py is a reward too.
+Left out: how rewards are weighed together (train/rewards.py), judges that are models (workshop/reward_judge.py). To add one, write
+a function (Answer, options) -> number and register it here; every scorer of grade/scorers.py is a reward too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from bottega.core.table import REQUIRED, Option, resolve
 from bottega.core.table import options as options_of
 from bottega.core.types import Reply
 from bottega.grade import scorers
+from bottega.grade.schema import fits, read_schema
 from bottega.grade.scorers import SCORERS, find_scorer
 
 
@@ -88,7 +89,11 @@ REWARDS: dict[str, str] = {
     "pattern": "bottega.grade.rewards:pattern",
     "distinct": "bottega.grade.rewards:distinct",
 }
-MADE: dict[str, str] = {"python": "bottega.grade.rewards:from_file"}
+MADE: dict[str, str] = {
+    "python": "bottega.grade.rewards:from_file",
+    "json_schema": "bottega.grade.rewards:json_schema",
+    "unit_tests": "bottega.grade.unit_tests:unit_tests",
+}
 """Functions of their options alone that give the reward, a `Batch`."""
 
 
@@ -140,6 +145,20 @@ def find(name: str, options: Mapping[str, Any]) -> Batch:
             reply = Reply(text=answer.reply, finish="length" if answer.finish == "length" else "stop")
             found.append(scorer(reply, answer.truth if answer.truth is not None else ""))
         return found
+
+    return score
+
+
+def json_schema(*, schema: dict[str, Any] | None = None, path: str | None = None) -> Batch:
+    """1 if the reply holds a JSON value that fits a schema, else 0: the schema itself, or the path of a JSON file with it."""
+    if (schema is None) == (path is None):
+        raise UserError("the reward json_schema needs a schema, or the path of one, and not both")
+    wanted = read_schema(schema if schema is not None else path)
+
+    def score(answers: Sequence[Answer]) -> list[float | None]:
+        values = [scorers.find_json(answer.reply) for answer in answers]
+        nothing = [value is None and "null" not in answer.reply for value, answer in zip(values, answers, strict=True)]
+        return [0.0 if none else float(fits(value, wanted)) for value, none in zip(values, nothing, strict=True)]
 
     return score
 

@@ -145,6 +145,13 @@ def joined_state(attached: Attached) -> dict[str, Tensor]:
     return found | {"score.weight": cast(RewardHead, attached.reward).weight.detach().clone()}
 
 
+def joined_names(attached: Attached, within: nn.Module) -> frozenset[str]:
+    """What the joined reward model's own parameters are called in `within`, which holds them."""
+    own = {id(p) for name, p in attached.model.named_parameters() if f".{ADAPTER}." in name}
+    own |= {id(p) for p in cast(RewardHead, attached.reward).parameters()}
+    return frozenset(name for name, p in within.named_parameters() if id(p) in own)
+
+
 def put_joined(attached: Attached, state: Mapping[str, Tensor]) -> None:
     """Make the joined reward model what `joined_state` gave."""
     named = dict(attached.model.named_parameters()) | {"score.weight": cast(RewardHead, attached.reward).weight}

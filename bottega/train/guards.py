@@ -34,14 +34,15 @@ def fingerprint(tensor: Tensor) -> int:
 
 
 class SelfCheck:
-    """Watches the first `steps` steps: every trainable parameter gets a gradient and moves, every frozen one stays.
+    """Watches the first `steps` steps: every trainable parameter gets a gradient and moves, every frozen one stays, but for those
+    that are `taught` between steps.
 
     A parameter whose gradient is exactly zero at one step may be right (LoRA's A at step 1), and so is an expert's that has
     none, for no token was sent to it; one that has had a gradient and has not moved is not.
     """
 
-    def __init__(self, module: nn.Module, *, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, module: nn.Module, *, steps: int, taught: frozenset[str] = frozenset()) -> None:
+        self.steps, self.taught = steps, taught
         self.before = {name: fingerprint(full(p)) for name, p in module.named_parameters()}
         self.moving = {name for name, p in module.named_parameters() if p.requires_grad}
         self.had_gradient: set[str] = set()
@@ -79,9 +80,7 @@ class SelfCheck:
             UserError: a frozen parameter changed, or a trainable one with gradients did not.
         """
         after = {name: fingerprint(full(p)) for name, p in module.named_parameters()}
-        # a reward model that was joined to the policy may learn between steps
-        resting = [n for n in after if n not in self.moving and "reward" not in n.split(".")]
-        changed = [n for n in resting if after[n] != self.before[n]]
+        changed = [n for n in after if n not in self.moving | self.taught and after[n] != self.before[n]]
         if changed:
             raise UserError(
                 f"{len(changed)} frozen parameters changed while training, {changed[0]} first: please report this model"

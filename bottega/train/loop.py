@@ -63,7 +63,8 @@ class Loop:
             self.progress.note(note)
         self.parts.wrapped.train()
         if self.step < self.settings.self_check:
-            self.check = SelfCheck(self.parts.scorer, steps=min(self.settings.self_check, self.settings.steps))
+            steps = min(self.settings.self_check, self.settings.steps)
+            self.check = SelfCheck(self.parts.scorer, steps=steps, taught=self.parts.taught)
         if self.step == 0:
             self.state.fit = fit.begin(self.parts, self.settings, self.progress.note)
             if self.settings.on_nonfinite == "rollback":

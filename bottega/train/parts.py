@@ -22,7 +22,8 @@ from bottega.train.precision import LossScale
 @dataclass(kw_only=True, slots=True, eq=False)
 class Parts:
     """What `assemble` built: the loop's hands. notes: lines about what was decided, for the run to say. stopping: whether
-    somebody asked to stop; heard between micro-batches where there is one process."""
+    somebody asked to stop; heard between micro-batches where there is one process. taught: the scorer's names of frozen
+    parameters that something else trains between steps (a reward model that people's ratings refresh)."""
 
     attached: Attached
     spec: Spec
@@ -39,6 +40,7 @@ class Parts:
     loss_scale: LossScale | None = None
     notes: list[str] = field(default_factory=list)
     stopping: Callable[[], bool] = lambda: False
+    taught: frozenset[str] = frozenset()
 
     @property
     def device(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bottega.core import rundir
+from bottega.core import rundir, table
 from bottega.core.types import Progress, Row, Tokens
 from bottega.data.clean.held import Keys
 from bottega.data.holdout import hold_out
@@ -31,7 +31,7 @@ from bottega.workshop.build import Bench, Setup, attach, saver, settings_of, voc
 from bottega.workshop.build_live import people_in
 from bottega.workshop.cleaning import read_sources
 from bottega.workshop.recipe import Stage
-from bottega.workshop.recipe_online import Graded, Rollout, refuse_processes
+from bottega.workshop.recipe_online import ASKED, Graded, Rollout, refuse_processes
 from bottega.workshop.reward_models import RewardModels
 from bottega.workshop.rows import StageRows, row_limit
 
@@ -212,7 +212,13 @@ def compose(parts: tuple[Graded, ...], models: RewardModels) -> Composition:
     """
     found = []
     for part in parts:
-        own: Any = models.open(**part.options) if part.name == "model" else rewards.find(part.name, part.options)
+        own: Any
+        if part.name == "model":
+            own = models.open(**part.options)
+        elif part.name in ASKED:
+            own = table.resolve(ASKED[part.name])(**part.options)
+        else:
+            own = rewards.find(part.name, part.options)
         found.append(Weighed(name=part.name, weight=part.weight, reward=own))
     return Composition(found)
 

@@ -20,7 +20,7 @@ from bottega.data.clean.steps import STEPS
 from bottega.models.methods import METHODS
 from bottega.train.objectives import OBJECTIVES
 from bottega.train.settings import LR_OF_OPTIMIZER, OF_OPTIMIZER, most_tokens
-from bottega.workshop import recipe_checks, recipe_file, recipe_online
+from bottega.workshop import recipe_checks, recipe_file, recipe_online, recipe_order
 from bottega.workshop.recipe_checks import LOOP
 from bottega.workshop.recipe_choice import Choice
 from bottega.workshop.recipe_parts import ADAPTERS, EarlyStop, Evaluate, Part, Recipe, Stage
@@ -118,7 +118,7 @@ def _complete(recipe: Recipe) -> Recipe:
         entry = OBJECTIVES[stage.objective.name]
         factor = PREFERENCE_LR if "ref.logp" in entry.needs or entry.data == "prompt" else 1.0
         optimizer = stage.loop.get("optimizer", "")
-        last = i + 1 == len(recipe.stages)
+        last = not recipe_order.followers(recipe, i)
         adapter = stage.method.name in ADAPTERS
         stages.append(
             dataclasses.replace(

@@ -6,7 +6,7 @@ Left out: types and unknown keys of the dataclasses (core/config.py).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -23,7 +23,7 @@ from bottega.train import trackers
 from bottega.train.objectives import OBJECTIVES
 from bottega.train.schedule import SCHEDULES
 from bottega.train.settings import OF_OPTIMIZER, LoopSettings, conflicts
-from bottega.workshop import cleaning, recipe_file, recipe_mixtures, recipe_online
+from bottega.workshop import cleaning, recipe_file, recipe_mixtures, recipe_online, recipe_order
 from bottega.workshop.recipe_choice import Choice
 from bottega.workshop.recipe_parts import ADAPTERS, MERGING, STREAMING, Part, Recipe, Stage
 
@@ -103,12 +103,13 @@ def check(recipe: Recipe, marks: Marks) -> list[str]:
             )
     mistakes += _check_start(recipe, marks)
     for i, stage in enumerate(recipe.stages):
-        following = recipe.stages[i + 1] if i + 1 < len(recipe.stages) else None
-        mistakes += _check_stage(stage, following, marks, ("stages", i))
+        mistakes += _check_stage(stage, marks, ("stages", i))
+        mistakes += _check_then(stage, recipe_order.followers(recipe, i), marks, ("stages", i))
         mistakes += _check_text(stage, marks, ("stages", i))
         mistakes += _check_clean(stage, marks, ("stages", i))
         mistakes += recipe_mixtures.check(stage, marks, ("stages", i))
         mistakes += recipe_online.check(stage, marks, ("stages", i))
+    mistakes += recipe_order.check(recipe, marks)
     try:
         trackers.check(recipe.track)
     except UserError as error:
@@ -140,7 +141,7 @@ def _check_start(recipe: Recipe, marks: Marks) -> list[str]:
     return mistakes
 
 
-def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Keys) -> list[str]:
+def _check_stage(stage: Stage, marks: Marks, place: Keys) -> list[str]:
     mistakes = []
 
     def fail(key: str, message: str) -> None:
@@ -180,8 +181,18 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
         fail("compile", "compile: true with parallel: fsdp is not built; use one of them")
     mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_answers(stage)]
     mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_labels(stage)]
+    return mistakes
+
+
+def _check_then(stage: Stage, following: Sequence[Stage], marks: Marks, place: Keys) -> list[str]:
+    """Mistakes in what a stage passes on to those that start from its result."""
+    mistakes = []
+
+    def fail(key: str, message: str) -> None:
+        mistakes.append(f"{marks.at((*place, key))}: {message}")
+
     if stage.loop.get("stream"):
-        mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_stream(stage, following)]
+        mistakes += [f"{marks.at((*place, key))}: {message}" for key, message in _check_stream(stage, bool(following))]
     if stage.then in ("continue", "stack") and stage.method.name not in ADAPTERS:
         fail("then", f"`then: {stage.then}` passes an adapter on, and {stage.method.name} has none; write merge")
     if following and stage.then in (None, "merge", "stack") and stage.method.name in ADAPTERS:
@@ -189,12 +200,13 @@ def _check_stage(stage: Stage, following: Stage | None, marks: Marks, place: Key
             name = stage.method.name
             fail(
                 "then",
-                f"{name} cannot be merged, which {following.name} needs; write then: continue, or make it the last",
+                f"{name} cannot be merged, which {following[0].name} needs; write then: continue, or make it the last",
             )
     if stage.then == "merge" and not following and stage.method.name in ADAPTERS and stage.method.name not in MERGING:
         fail("then", f"{stage.method.name} cannot be merged into the weights; leave `then` out to keep the adapter")
-    if stage.then == "continue" and following and following.method != stage.method:
-        fail("then", f"`then: continue` needs the same method in the stage {following.name}; write merge")
+    other = next((one for one in following if one.method != stage.method), None)
+    if stage.then == "continue" and other is not None:
+        fail("then", f"`then: continue` needs the same method in the stage {other.name}; write merge")
     return mistakes
 
 
@@ -289,7 +301,7 @@ def _check_labels(stage: Stage) -> list[tuple[str, str]]:
     return wrong
 
 
-def _check_stream(stage: Stage, following: Stage | None) -> list[tuple[str, str]]:
+def _check_stream(stage: Stage, following: bool) -> list[tuple[str, str]]:
     """What a streamed stage cannot do: (key, reason)."""
     name, options, wrong = stage.method.name, stage.method.options, []
     if name not in STREAMING:

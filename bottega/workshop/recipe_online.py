@@ -23,8 +23,8 @@ from bottega.workshop.recipe_choice import Choice
 
 ONLINE = tuple(name for name, entry in OBJECTIVES.items() if entry.data == "prompt")
 """Objectives that learn from their own answers."""
-MODEL = "bottega.workshop.reward_models:reward_model"
-"""The reward `model`: a reward model's folder; on the policy's base where it is an adapter of it."""
+ASKED = {"model": "bottega.workshop.reward_models:reward_model", "judge": "bottega.workshop.reward_judge:reward_judge"}
+"""Rewards that are models: `model`, a reward model (on the policy's base where it is an adapter of it), and `judge`, which is asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +97,10 @@ def check(stage: Any, marks: Marks, place: Keys) -> list[str]:
                 )
         return mistakes
     if not stage.rewards:
-        fail("rewards", f"{name} needs a reward: write rewards: [exact], or any of model, {', '.join(rewards.names())}")
+        fail(
+            "rewards",
+            f"{name} needs a reward: write rewards: [exact], or any of {', '.join((*ASKED, *rewards.names()))}",
+        )
     for key in ("rewards", "judge"):
         for part in getattr(stage, key) or ():
             mistakes += [f"{marks.at((*place, key))}: {said}" for said in _check_reward(part)]
@@ -133,9 +136,9 @@ def check(stage: Any, marks: Marks, place: Keys) -> list[str]:
 
 
 def _check_reward(part: Graded) -> list[str]:
-    known = table.options(MODEL) if part.name == "model" else rewards.known(part.name)
+    known = table.options(ASKED[part.name]) if part.name in ASKED else rewards.known(part.name)
     if known is None:
-        return [f"there is no reward {part.name!r}{closest(part.name, ['model', *rewards.names()])}"]
+        return [f"there is no reward {part.name!r}{closest(part.name, [*ASKED, *rewards.names()])}"]
     found = []
     for key, value in part.options.items():
         if key not in known:

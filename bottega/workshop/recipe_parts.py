@@ -169,6 +169,7 @@ class Stage:
     then: Literal["merge", "continue", "stack"] | None = option(
         None, "what the next stage starts from; default: merge if there is one, else the adapter is kept apart"
     )
+    start: str | None = option(None, "an earlier stage whose result this one starts from; default: the one before")
     mixture: MixtureShares | None = option(None, "how sources are mixed: a temperature, or a schedule of weights")
     curriculum: Curriculum | None = option(None, "the order of difficulty: length, loss or a column")
     context: tuple[Context, ...] = option(

@@ -98,7 +98,7 @@ def _header(run: Run, title: str) -> str:
     seconds = sum(_seconds(run, stage) for stage in run.stages)
     facts = {
         "Model": run.run.get("model"),
-        "Stages": " → ".join(stage.name for stage in run.stages),
+        "Stages": _order(run),
         "Seed": run.run.get("seed"),
         "Checks passed": f"{passed} of {len(run.checks)}" if run.checks else None,
         "Training time": duration(seconds) if seconds else None,
@@ -111,6 +111,16 @@ def _header(run: Run, title: str) -> str:
     words = f"<p>{escape(str(about))}</p>" if about else ""
     top = f'<div class="eyebrow">Bottega run</div><h1>{escape(title)}</h1>'
     return f'<header>{top}{words}<dl class="facts">{cells}</dl></header>'
+
+
+def _order(run: Run) -> str:
+    """The stages in order; one that starts from another than the one before says so."""
+    recorded = run.run.get("stages")
+    known = recorded if isinstance(recorded, Mapping) else {}
+    starts = {name: one.get("start") for name, one in known.items() if isinstance(one, Mapping)}
+    if not any(starts.values()):
+        return " → ".join(stage.name for stage in run.stages)
+    return ", ".join(f"{s.name} (from {starts[s.name]})" if starts.get(s.name) else s.name for s in run.stages)
 
 
 def _plan(run: Run) -> str:

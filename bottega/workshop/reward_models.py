@@ -12,16 +12,20 @@ from typing import Any
 from bottega.core.types import Attached, Conversation, Turn
 from bottega.data.chat import Template, encode_prompt
 from bottega.grade.rewards import Answer
-from bottega.models.reward import ADAPTER, join, shares_base
+from bottega.models.reward import ADAPTER, join, joined_names, shares_base
 from bottega.train.parts import Parts
 from bottega.train.reward_batch import ModelReward
 from bottega.train.reward_scores import load_reward
 from bottega.workshop.build import Setup
 
 
-def reward_model(*, path: str, mean: float = 0.0, deviation: float = 1.0) -> None:
-    """The options of the reward `model`: path: a run, a stage's result or a model folder with a reward head; mean, deviation: taken
-    off and divided by. What makes it is RewardModels.open, which needs the policy."""
+def reward_model(
+    *, path: str | None = None, stage: str | None = None, mean: float = 0.0, deviation: float = 1.0
+) -> None:
+    """The options of the reward `model`: path: a run, a stage's result or a model folder with a reward head; or stage: an earlier
+    stage of the same recipe (recipe_order.py puts its path here); mean, deviation: taken off and divided by.
+
+    What makes it is RewardModels.open, which needs the policy."""
 
 
 class RewardModels:
@@ -67,6 +71,8 @@ class RewardModels:
         """The stage's parts are there: rewards on the policy's base can score."""
         for made in [*self._waiting, *self.learners]:
             made.parts = parts
+        if self.learners:
+            parts.taught = joined_names(self.attached, parts.scorer)
 
 
 def _reader(tokenizer: Any) -> Callable[[Answer], tuple[list[int], list[int]]]:

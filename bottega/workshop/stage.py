@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bottega.core import rundir
 from bottega.core.textio import progress
+from bottega.workshop import recipe_order
 from bottega.workshop.cleaning import HELD, write_held
 from bottega.workshop.interrupt import REASON, Watched
 from bottega.workshop.ranks import Ranks
@@ -93,7 +94,7 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
         known = stage_record(stage, plan.seed)
         this.record.check(stage.name, {**known, "base": loaded.identity, **identities})
     setup = build.Setup(
-        stage=stage,
+        stage=recipe_order.with_paths(plan, stage, lambda at: folder_of(this.folder, at, plan.stages[at])),
         loaded=loaded,
         template=template,
         seed=plan.seed,
@@ -168,8 +169,9 @@ def _start(this: Session, number: int) -> tuple[Callable[[], Loaded], str, bool]
     from bottega.workshop import build
 
     plan, stage = this.recipe, this.recipe.stages[number]
-    before = plan.stages[number - 1] if number else None
-    start = str(folder_of(this.folder, number - 1, before) / "result") if before else plan.model
+    place = recipe_order.before(plan, number)
+    before = None if place is None else plan.stages[place]
+    start = str(folder_of(this.folder, place, before) / "result") if before and place is not None else plan.model
     goes_on = before is not None and before.then == "continue"
     revision, kept = None if before else plan.revision, folder_of(this.folder, number, stage) / "cache"
 

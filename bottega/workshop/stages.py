@@ -293,6 +293,7 @@ def _plan(plan: Recipe, folder: Path, allow_change: Iterable[str]) -> dict[str, 
                 "epochs": stage.epochs,
                 "batch": stage.batch,
                 "lr": stage.lr,
+                "start": stage.start,
                 "then": stage.then,
                 "files": [file["name"] for file in files],
                 "bytes": sum(file["bytes"] for file in files),
@@ -321,7 +322,8 @@ def _plan_text(plan: dict[str, Any]) -> str:
         length = f"{stage['steps']} steps" if stage["steps"] else f"{stage['epochs']:g} epochs"
         what = f"{stage['objective']}, {stage['method']}, lr {stage['lr']:g}"
         size = f"{len(stage['files'])} files, {stage['bytes'] / 1e6:.1f} MB"
-        rows.append((stage["name"], what, length, size, stage["then"], stage["state"]))
+        name = stage["name"] + (f" (from {stage['start']})" if stage["start"] else "")
+        rows.append((name, what, length, size, stage["then"], stage["state"]))
     lines = [f"{plan['name']}: {plan['model']} -> {plan['folder']}"]
     lines.append(table(rows, ("stage", "what", "length", "data", "then", "state")))
     lines += [f"{stage['name']}: {stage['people']}" for stage in plan["stages"] if stage["people"]]

@@ -148,7 +148,7 @@ def _recipe(folder: Path, old: Recipe, own: Mapping[str, Any], place: Path, vers
         total = sum(part.weight or 1.0 for part in stage.data)
         for part, data in zip(stage.data, last["data"], strict=True):
             parts.append({**data, "weight": own["replay"] * (part.weight or 1.0) / total})
-    dropped = ("validation", "eval_every", "early_stop", "curriculum", "then")
+    dropped = ("validation", "eval_every", "early_stop", "curriculum", "then", "start")
     kept = {key: value for key, value in last.items() if key not in dropped}
     tasks = [str((place / f"{name}.yaml").absolute()) for name in ("old", "new")]
     return {

@@ -50,6 +50,27 @@ def test_a_frozen_weight_that_moves_stops_the_run(llama, tmp_path):
         loop.run()
 
 
+def test_only_what_is_taught_between_steps_may_move_whatever_it_is_called():
+    """A frozen reward model is no exception; one that people's ratings refresh is named to the check."""
+    module = torch.nn.ModuleDict(
+        {"policy": torch.nn.Linear(2, 1), "reward": torch.nn.Linear(2, 1).requires_grad_(False)}
+    )
+    for taught, said in ((frozenset(), "reward.weight first"), (frozenset({"reward.weight"}), None)):
+        check, notes = SelfCheck(module, steps=1, taught=taught), []
+        module["policy"](torch.ones(1, 2)).sum().backward()
+        check.after_backward(module)
+        with torch.no_grad():
+            module["reward"].weight.add_(1.0)
+            for p in module["policy"].parameters():
+                p.add_(1.0)
+        if said is None:
+            check.finish(module, notes.append)
+            assert notes
+        else:
+            with pytest.raises(UserError, match=said):
+                check.finish(module, notes.append)
+
+
 def test_a_learning_rate_of_zero_is_noticed(llama, tmp_path):
     loop = make_loop(llama, tmp_path, steps=6, lr=0.0, self_check=2)
     with pytest.raises(UserError, match="did not move in 2 steps.*raise lr"):

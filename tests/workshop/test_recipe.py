@@ -234,3 +234,47 @@ def test_an_option_of_the_default_method_needs_no_method_in_the_recipe(tmp_path)
     stages = [{"a": {"objective": "pretrain", "data": str(tmp_path / "d.txt")}}]
     (stage,) = recipe.load({"schema": 1, "name": "x", "model": "garzone", "stages": stages}, ["method.rank=8"]).stages
     assert (stage.method.name, stage.method.options["rank"]) == ("lora", 8)
+
+
+TREE = """name: x
+model: garzone
+stages:
+  - tune: {objective: sft, data: chats.jsonl, method: full}
+  - judge: {objective: reward, data: prefs.jsonl, start: tune}
+  - prefer: {objective: dpo, data: prefs.jsonl, start: tune}
+  - learn: {objective: grpo, data: chats.jsonl, start: tune, rewards: [{name: model, stage: judge}]}
+"""
+
+
+def test_stages_that_start_from_one_stage_are_a_tree_whose_ends_keep_their_adapters(folder):
+    from bottega.workshop import recipe_order
+
+    Path("tree.yaml").write_text(TREE)
+    made = recipe.load("tree.yaml")
+    assert [recipe_order.before(made, i) for i in range(4)] == [None, 0, 0, 0]
+    assert [one.name for one in recipe_order.followers(made, 0)] == ["judge", "prefer", "learn"]
+    assert [stage.then for stage in made.stages] == ["merge", "continue", "continue", "continue"]
+    again = recipe.load(recipe.to_plain(made))
+    assert again == made
+    placed = recipe_order.with_paths(made, made.stages[3], lambda at: Path(f"stages/{at}"))
+    assert placed.rewards[0].options == {"path": "stages/1/result"}
+    chain = recipe.load("good.yaml")
+    assert [recipe_order.before(chain, i) for i in range(3)] == [None, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("prefs.jsonl, start: tune}\n  - learn", "prefs.jsonl, start: learn}\n  - learn", "bad.yaml:6:56: prefer starts from"),
+        ("start: tune, rewards", "start: tun, rewards", "no stage before it; before it come tune, judge, prefer"),
+        ("method: full}", "method: full, start: judge}", "it is the first and starts from the model"),
+        ("stage: judge}", "stage: judges}", "names the stage 'judges', which is none before this one; did you mean judge?"),
+        ("stage: judge}", "stage: prefer}", "the stage prefer is dpo and makes no reward model"),
+        ("stage: judge}", "stage: judge, path: runs/j}", "and not both"),
+        ("name: model, stage: judge", "name: model", "needs a path"),
+    ],
+)  # fmt: skip
+def test_a_start_or_a_reward_s_stage_that_is_not_there_is_named(folder, old, new, said):
+    assert old in TREE
+    (found,) = mistakes(TREE.replace(old, new))
+    assert said in found
