@@ -1,4 +1,4 @@
-"""Replies as they are judged, and the rewards of greedy answers to held-out prompts.
+"""Replies as they are judged, and what greedy answers to held-out prompts are worth: rewards, distance from a teacher.
 
 Left out: the rounds that are learned from (rollout.py).
 """
@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from bottega.core.types import Reply, Sampler
+from bottega.core.types import Reply, Row, Sampler, Tokens
 from bottega.data.prompts import Prompt
 from bottega.grade.rewards import Answer
+from bottega.train.parts import Parts
 from bottega.train.rewards import Composition
+from bottega.train.scoring import score_rows
 
 
 def as_answer(prompt: Prompt, reply: Reply) -> Answer:
@@ -48,5 +50,32 @@ def held_out(
             "length": float(np.mean([len(reply.ids) for reply in replies])),
             "cut": float(np.mean([reply.finish == "length" for reply in replies])),
         }
+
+    return validate
+
+
+def held_out_divergence(
+    prompts: Sequence[Prompt],
+    sampler: Sampler,
+    parts: Parts,
+    *,
+    max_tokens: int,
+    stops: Mapping[str, Any],
+    micro_tokens: int,
+) -> Callable[[int], Mapping[str, float]]:
+    """A function step -> how far the student is from its teacher, nats a token of its greedy answers to held-out prompts."""
+
+    def validate(_: int) -> Mapping[str, float]:
+        replies = sampler.sample([prompt.ids for prompt in prompts], max_tokens=max_tokens, logps=False, **stops)
+        rows = [
+            Row(
+                index=at,
+                prefix=Tokens(prompt.ids, [0.0] * len(prompt.ids)),
+                branches=(Tokens(reply.ids, [1.0] * len(reply.ids)),),
+            )
+            for at, (prompt, reply) in enumerate(zip(prompts, replies, strict=True))
+        ]
+        found = score_rows(parts, rows, ("divergence",), micro_tokens=micro_tokens)
+        return {"loss": float(np.concatenate([one["divergence"] for one in found]).mean())}
 
     return validate

@@ -46,10 +46,9 @@ class Judged:
 
 
 class Composition:
-    """sum of weight * reward. A reward that has no opinion on an answer adds nothing to it."""
+    """sum of weight * reward. A reward that has no opinion on an answer adds nothing to it; without any, all is worth 0."""
 
     def __init__(self, parts: Sequence[Weighed]) -> None:
-        assert parts, "the recipe's check asks for a reward"
         self.parts = tuple(parts)
 
     def __call__(self, answers: Sequence[Answer]) -> Judged:
@@ -65,7 +64,7 @@ class Composition:
             assert len(values) == len(answers), f"{part.name} gave {len(values)} rewards for {len(answers)} answers"
             total += part.weight * np.nan_to_num(values)
             found[part.name if part.name not in found else f"{part.name}-{number + 1}"] = values
-        if all(np.isnan(values).all() for values in found.values()):
+        if found and all(np.isnan(values).all() for values in found.values()):
             raise UserError(
                 f"no reward has an opinion on any of {len(answers)} answers ({', '.join(found)}): add one that always has"
             )

@@ -157,7 +157,7 @@ def assemble_stage(
     attached = attach(setup)
     _reward_head(setup, attached)
     packed = packs(setup.loaded, branches=objectives.OBJECTIVES[stage.objective.name].layout == "branches")
-    packed = _teacher(setup, attached) and packed
+    packed = join_teacher(setup, attached) and packed
     save = saver(setup, attached)
     source = _source(setup, rows)
     settings = settings_of(stage, source.steps_per_epoch)
@@ -285,7 +285,7 @@ def _reward_head(setup: Setup, attached: Attached) -> None:
         attached.reward = load_head(known, attached.model) if has_head(known) else new_head(attached.model)
 
 
-def _teacher(setup: Setup, attached: Attached) -> bool:
+def join_teacher(setup: Setup, attached: Attached) -> bool:
     """Distillation gets its teacher; whether rows may be packed for it too."""
     name = setup.stage.teacher
     if name is None:

@@ -5,6 +5,7 @@ Left out: stages whose rows are there before they begin (build.py).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,19 +20,20 @@ from bottega.grade import rewards
 from bottega.models.generate import Generator
 from bottega.models.reference import frozen_copy
 from bottega.train import advantages, objectives, parallel
-from bottega.train.answers import held_out
+from bottega.train.answers import held_out, held_out_divergence
 from bottega.train.assemble import assemble
 from bottega.train.bounds import Bounds, Memory, over_optimised
 from bottega.train.experience import Experience, Rounds
 from bottega.train.loop import Loop
+from bottega.train.parts import Parts
 from bottega.train.rewards import Composition, Weighed
 from bottega.train.rollout import Collector, Plan
 from bottega.train.settings import most_tokens
-from bottega.workshop.build import Bench, Setup, attach, saver, settings_of, vocabulary
+from bottega.workshop.build import Bench, Setup, attach, join_teacher, saver, settings_of, vocabulary
 from bottega.workshop.build_live import people_in
 from bottega.workshop.cleaning import read_sources
 from bottega.workshop.recipe import Stage
-from bottega.workshop.recipe_online import ASKED, Graded, Rollout, refuse_processes
+from bottega.workshop.recipe_online import ASKED, UNREWARDED, Graded, Rollout, refuse_processes
 from bottega.workshop.reward_models import RewardModels
 from bottega.workshop.rows import StageRows, row_limit
 
@@ -49,17 +51,17 @@ def assemble_stage(
     refuse_processes(stage.objective.name, parallel.size_here())
     asked, kept_out, rows = _prompts(setup, rollout)
     attached = attach(setup)
+    packed = join_teacher(setup, attached) and setup.loaded.packs
     save = saver(setup, attached)
     spec = objectives.spec(stage.objective.name, **stage.objective.options)
     needs = _needs(stage, rollout, spec.needs)
-    rounds_a_pass = -(-len(asked) // rollout.prompts)
     steps_a_round = rollout.epochs * -(-rollout.prompts // stage.batch)
-    settings = settings_of(stage, rounds_a_pass * steps_a_round)
+    settings = settings_of(stage, -(-len(asked) // rollout.prompts) * steps_a_round)
     shown = progress(settings.steps)
     generator = Generator(attached.model, setup.loaded.tokenizer, inputs=attached.inputs)
     stops = _stops(setup, generator)
     assert rollout.advantage is not None
-    memory = Memory(bounds=_bounds(rollout), note=shown.note, kl=float(rollout.advantage.options.get("kl", 0.0)))
+    memory = Memory(bounds=_bounds(stage, rollout), note=shown.note, kl=float(rollout.advantage.options.get("kl", 0.0)))
     models = RewardModels(setup, attached)
     judges = _judges(setup, models) if kept_out else {}
     rewards, people = compose(stage.rewards or (), models), None
@@ -83,7 +85,7 @@ def assemble_stage(
         settings,
         vocabulary=vocabulary(setup.loaded),
         pad_id=setup.loaded.tokenizer.pad_token_id or 0,
-        packed=setup.loaded.packs,
+        packed=packed,
         save_model=save,
         scratch=setup.folder,
         world=join(),
@@ -92,7 +94,7 @@ def assemble_stage(
     )
     parts.scorer.sampled_at(rollout.temperature)
     collector.parts = parts
-    parts.validate = _validate(setup, kept_out, generator, judges, stops, shown.note)
+    parts.validate = _validate(setup, kept_out, generator, judges, stops, parts, shown.note)
     models.join(parts)
     loop = Loop(parts, settings, setup.folder, shown)
     return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save)
@@ -162,7 +164,7 @@ def _needs(stage: Stage, rollout: Rollout, needs: tuple[str, ...]) -> tuple[str,
     assert rollout.advantage is not None
     wanted = ["logp"] if rollout.rescore else []
     wanted += ["value"] if "value" in needs else []
-    return (*wanted, "reference")
+    return (*wanted, "reference") if stage.objective.name not in UNREWARDED else tuple(wanted)
 
 
 def _stops(setup: Setup, generator: Generator) -> dict[str, Any]:
@@ -171,11 +173,11 @@ def _stops(setup: Setup, generator: Generator) -> dict[str, Any]:
     return {"stop_ids": tuple(sorted({*generator.stop_ids(), *ids})), "stop": strings}
 
 
-def _bounds(rollout: Rollout) -> Bounds:
+def _bounds(stage: Stage, rollout: Rollout) -> Bounds:
     return Bounds(
         max_kl=rollout.max_kl,
         max_drift=rollout.max_drift,
-        flat_steps=rollout.flat_steps,
+        flat_steps=sys.maxsize if stage.objective.name in UNREWARDED else rollout.flat_steps,
         cut_steps=rollout.cut_steps,
     )
 
@@ -225,7 +227,7 @@ def compose(parts: tuple[Graded, ...], models: RewardModels) -> Composition:
 
 def _judges(setup: Setup, models: RewardModels) -> dict[str, Composition]:
     """What answers to held-out prompts are judged by; opened before the parts are built, for a reward model may join the policy."""
-    judges = {"reward": compose(setup.stage.rewards or (), models)}
+    judges = {"reward": compose(setup.stage.rewards, models)} if setup.stage.rewards else {}
     if setup.stage.judge:
         judges["judge"] = compose(setup.stage.judge, models)
     return judges
@@ -237,16 +239,20 @@ def _validate(
     generator: Generator,
     judges: Mapping[str, Composition],
     stops: Mapping[str, Any],
+    parts: Parts,
     note: Callable[[str], None],
 ) -> Callable[[int], Mapping[str, float]] | None:
     if not kept_out:
         return None
     assert setup.stage.rollout is not None
-    inner = held_out(kept_out, generator, judges, max_tokens=setup.stage.rollout.max_tokens, stops=stops)
+    how: Any = {"max_tokens": setup.stage.rollout.max_tokens, "stops": stops}
+    inner, far = held_out(kept_out, generator, judges, **how), None
+    if setup.stage.teacher is not None:
+        far = held_out_divergence(kept_out, generator, parts, micro_tokens=4096, **how)
 
     def validate(step: int) -> Mapping[str, float]:
         with undisturbed(generator.model):
-            found = inner(step)
+            found = {**inner(step), **(far(step) if far is not None else {})}
         log = setup.folder / "metrics.jsonl"
         earlier = [line for line in rundir.read_jsonl(log) if "eval.judge" in line] if log.is_file() else []
         seen = [(line["eval.reward"], line["eval.judge"]) for line in earlier if line["step"] < step]

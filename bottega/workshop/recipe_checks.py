@@ -28,6 +28,7 @@ from bottega.workshop.recipe_choice import Choice
 from bottega.workshop.recipe_parts import ADAPTERS, MERGING, STREAMING, Part, Recipe, Stage
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+TAUGHT = ("distil", "gkd")
 LABELS = ("classification", "multilabel", "regression", "tagging")
 OBJECTIVES_HERE = tuple(OBJECTIVES)
 BOUNDS: dict[str, tuple[float, float | None]] = {
@@ -261,14 +262,15 @@ def _check_text(stage: Stage, marks: Marks, place: Keys) -> list[str]:
 def _check_answers(stage: Stage) -> list[tuple[str, str]]:
     """What a stage that learns from preferences or from a teacher cannot do: (key, reason)."""
     kind, wrong = OBJECTIVES[stage.objective.name].data, []
-    if (stage.teacher is None) == (stage.objective.name == "distil"):
+    taught = stage.objective.name in TAUGHT
+    if (stage.teacher is None) == taught:
         told = (
             f"{stage.objective.name} has no teacher; leave it out"
             if stage.teacher
-            else "distil needs a teacher: name a model"
+            else f"{stage.objective.name} needs a teacher: name a model"
         )
         wrong.append(("teacher", told))
-    if stage.objective.name == "distil" and (stage.parallel == "fsdp" or stage.loop.get("stream")):
+    if taught and (stage.parallel == "fsdp" or stage.loop.get("stream")):
         wrong.append(("teacher", "a teacher is held whole in each process; use parallel: ddp, and no stream"))
     if kind in ("preference", "unpaired") and stage.over_length == "split":
         wrong.append(("over_length", "pairs cannot be split into windows; write drop or truncate"))

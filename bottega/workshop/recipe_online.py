@@ -23,6 +23,8 @@ from bottega.workshop.recipe_choice import Choice
 
 ONLINE = tuple(name for name, entry in OBJECTIVES.items() if entry.data == "prompt")
 """Objectives that learn from their own answers."""
+UNREWARDED = ("gkd",)
+"""Those that learn from a teacher, whatever their answers are worth."""
 ASKED = {"model": "bottega.workshop.reward_models:reward_model", "judge": "bottega.workshop.reward_judge:reward_judge"}
 """Rewards that are models: `model`, a reward model (on the policy's base where it is an adapter of it), and `judge`, which is asked."""
 
@@ -50,7 +52,7 @@ class Graded:
 class Rollout:
     """How answers are sampled, and when learning from them stops."""
 
-    group: int | None = option(None, "answers to each prompt; default: 8, and 1 for ppo", low=1)
+    group: int | None = option(None, "answers to each prompt; default: 8, and 1 for ppo and gkd", low=1)
     prompts: int | None = option(None, "prompts of a round; default: the stage's batch", low=1)
     max_tokens: int = option(128, "longest answer", low=1)
     temperature: float = option(1.0, "of sampling; the trainer's own numbers are of the same temperature", above=0)
@@ -96,7 +98,7 @@ def check(stage: Any, marks: Marks, place: Keys) -> list[str]:
                     key, f"{key} is for objectives that learn from their own answers ({', '.join(ONLINE)}), not {name}"
                 )
         return mistakes
-    if not stage.rewards:
+    if not stage.rewards and name not in UNREWARDED:
         fail(
             "rewards",
             f"{name} needs a reward: write rewards: [exact], or any of {', '.join((*ASKED, *rewards.names()))}",
@@ -113,7 +115,7 @@ def check(stage: Any, marks: Marks, place: Keys) -> list[str]:
         fail("judge", "a judge looks at answers to held-out prompts: add `validation: 0.1` or a file")
     rollout = stage.rollout or Rollout()
     group = rollout.group or usual_group(name)
-    if group == 1 and name not in ("ppo", "reinforce_pp"):
+    if group == 1 and name not in ("ppo", "reinforce_pp", *UNREWARDED):
         fail(
             "rollout", f"{name} compares answers to one prompt, and a group of 1 has nothing to compare; write group: 8"
         )
@@ -165,7 +167,7 @@ def _check_advantage(objective: str, chosen: Choice) -> list[str]:
 
 def usual_group(objective: str) -> int:
     """Answers to a prompt where the recipe says nothing."""
-    return 1 if objective == "ppo" else 8
+    return 1 if objective in ("ppo", *UNREWARDED) else 8
 
 
 def _usual(objective: str, rollout: Rollout) -> Choice:

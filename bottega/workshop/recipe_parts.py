@@ -200,7 +200,7 @@ class Stage:
     warmup: float = option(0.0, "steps of warm-up, or below 1 a share of the steps", low=0)
     eval_every: int | None = option(None, "steps between evaluations; default: ten in a run", low=1)
     save_every: int | None = option(None, "steps between checkpoints; default: five in a run", low=1)
-    teacher: str | None = option(None, "distil: the model to learn from, with the same tokens")
+    teacher: str | None = option(None, "distil, gkd: the model to learn from, with the same tokens")
     noise: float | None = option(
         None,
         "pretrain of encoders and encoder-decoders: share of tokens hidden; default: 0.15, infilling 0.3",

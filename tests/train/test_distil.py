@@ -1,4 +1,4 @@
-"""Distillation from logits: the divergence by hand and against TRL, in any layout, and what it does to a student (row A8)."""
+"""Distillation from logits: the divergence by hand and against TRL, in any layout, and a student, on-policy too (row A8)."""
 
 from __future__ import annotations
 
@@ -87,6 +87,25 @@ def test_a_recipe_brings_a_student_nearer_to_its_teacher_and_keeps_the_teacher_o
     assert not any("teacher" in p.name for p in Path(tmp_path / "out/stages/01-learn/result").iterdir())
 
 
+def test_a_student_comes_nearer_to_its_teacher_on_answers_of_its_own(models, tmp_path):
+    """On-policy (gkd): no rewards, no reference; `loss` is the divergence on the student's answers, `eval.loss` on held-out prompts."""
+    from bottega.workshop.stages import run
+
+    data = jsonl(tmp_path / "asks.jsonl", [{"prompt": f"What is {i}?"} for i in range(32)])
+    stage = {
+        "objective": {"name": "gkd", "beta": 0.5}, "teacher": str(models[1]), "data": str(data), "validation": 0.25,
+        "method": {"name": "lora", "rank": 8}, "steps": 24, "batch": 8, "lr": 1e-2, "eval_every": 12,
+        "rollout": {"max_tokens": 8, "cut_steps": 999},
+    }  # fmt: skip
+    recipe = {"name": "d", "model": str(models[0]), "stages": [{"learn": stage}]}
+    run(recipe, out=str(tmp_path / "out"), quiet=True)
+    log = [json.loads(line) for line in (tmp_path / "out/stages/01-learn/metrics.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < 0.85 * log[0]["loss"] and "kl" not in log[-1]
+    evals = [line["eval.loss"] for line in log if "eval.loss" in line]
+    assert len(evals) == 2 and max(evals) < log[0]["loss"]
+    assert not any("teacher" in p.name for p in Path(tmp_path / "out/stages/01-learn/result").iterdir())
+
+
 def test_a_teacher_with_other_tokens_and_one_that_is_missing_are_refused(models, tmp_path):
     from bottega.workshop import recipe
 
@@ -99,6 +118,7 @@ def test_a_teacher_with_other_tokens_and_one_that_is_missing_are_refused(models,
     data = str(jsonl(tmp_path / "c.jsonl", [chat("a", "b")]))
     for stage, said in (
         ({"objective": "distil", "data": data}, "distil needs a teacher"),
+        ({"objective": "gkd", "data": data}, "gkd needs a teacher"),
         ({"objective": "sft", "data": data, "teacher": "garzone"}, "sft has no teacher"),
     ):
         with pytest.raises(UserError, match=said):

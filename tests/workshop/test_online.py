@@ -83,6 +83,7 @@ def reward(prompt, reply):
             pytest.param(name, where, marks=pytest.mark.slow)
             for name, where in (
                 ("grpo", "update"), ("ppo", "rollout"), ("ppo", "update"), ("online_dpo", "update"), ("raft", "update"),
+                ("gkd", "update"),
             )
         ),
     ],
@@ -98,6 +99,7 @@ def test_a_run_killed_in_a_rollout_or_an_update_ends_in_the_same_bytes(folder, t
         steps=6,
         rewards=[{"name": "python", "path": str(killer)}],
         rollout={"prompts": 4, "group": 8, "max_tokens": 6},
+        **({"teacher": str(folder / "model")} if objective == "gkd" else {}),
     )
     (tmp_path / "r.json").write_text(json.dumps(plan))
     words = [sys.executable, "-m", "bottega.cli", "run", str(tmp_path / "r.json"), "--quiet", "--out"]

@@ -112,6 +112,14 @@ OBJECTIVES: dict[str, Entry] = {
         ("pairs",),
         advantage={"name": "group"},
     ),
+    "gkd": Entry(
+        "bottega.train.objectives.distil:gkd",
+        "prompt",
+        "branches",
+        ("divergence", "logp"),
+        ("tokens",),
+        advantage={"name": "group"},
+    ),
     "classification": Entry(
         "bottega.train.objectives.labels:classification", "labelled", "pooled", ("labels",), ("rows",)
     ),

@@ -1,12 +1,13 @@
 """Distillation: a student learns a teacher's whole distribution of the next token, not only the token that was written.
 
-Left out: learning from a teacher's text alone (sft does that), and on the student's own answers (on-policy).
+Left out: learning from a teacher's text alone (sft does that); sampling the student's own answers (train/rollout.py).
 """
 
 from __future__ import annotations
 
 from bottega.core.errors import UserError
 from bottega.core.types import Scores, Sums, Targets, Term
+from bottega.train.objectives.told import told
 
 
 def distil(
@@ -33,3 +34,25 @@ def distil(
     if nll_weight:
         terms["nll"] = Term(scores["nll"], "tokens", nll_weight)
     return terms, {"loss/tokens": total.detach(), "nll/tokens": scores["nll"].detach()}
+
+
+def gkd(
+    scores: Scores, targets: Targets, *, beta: float = 0.5, temperature: float = 1.0
+) -> tuple[dict[str, Term], Sums]:
+    """Come near the teacher where the student itself goes: the divergence at every token of its own answers (on-policy distillation).
+
+    Agarwal et al. 2023 (arXiv 2306.13649) algorithm 1 with lambda 1: the answers are sampled, and no gradient goes through sampling.
+    Beside `distil` it unlearns what the student says and the teacher would not.
+
+    Args:
+        scores: `divergence` (S,) in nats, `logp` (S,). targets: tokens `old.logp`.
+        beta: 0 forward KL, 1 reverse KL, between them Jensen-Shannon. temperature: of the distributions that are compared, 1 to 4.
+
+    Returns:
+        One term in tokens; metrics per token: loss (the divergence), and what is told of sampled answers.
+    """
+    assert 0.0 <= beta <= 1.0 and temperature > 0, "models/teacher.py has checked them"
+    total = (targets.weights_S * scores["divergence"]).sum()
+    return {"divergence": Term(total, "tokens")}, {"loss/tokens": total.detach()} | told(
+        scores["logp"].detach(), targets
+    )
