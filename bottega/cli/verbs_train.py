@@ -47,6 +47,7 @@ def doctor_command(calibrate: bool, as_json: bool) -> int:
     cli,
     "init",
     "bottega init chats.jsonl --out recipe.yaml",
+    "bottega init chats.jsonl --device rtx-3090",
     "bottega init --from axolotl.yml --out recipe.yaml",
     "bottega run recipe.yaml",
 )
@@ -55,7 +56,8 @@ def doctor_command(calibrate: bool, as_json: bool) -> int:
     "--from", "source", metavar="FILE", help="Carry over another tool's configuration; DATA replaces its data."
 )
 @click.option("--out", default="recipe.yaml", show_default=True, help="The recipe's file.")
-@click.option("--model", help="The model to tune; default: garzone, or what --from names.")
+@click.option("--model", help="The model to tune; default: what fits by `plan`, or what --from names.")
+@click.option("--device", metavar="D", help="Where the recipe will run, such as rtx-3090; default: this machine.")
 @format_option
 @template_option
 @click.option("--force", is_flag=True, help="Overwrite the recipe's file.")

@@ -42,13 +42,13 @@ def brief_text(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def choose(recipe: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, str]:
-    """The changes to a one-stage LoRA recipe that make it fit this machine (`key: value, ...`, or nothing), and why, in a sentence."""
+def choose(recipe: str | os.PathLike[str] | Mapping[str, Any], device: str | None = None) -> tuple[str, str]:
+    """The changes to a one-stage LoRA recipe that make it fit a device (`key: value, ...`, or nothing), and why, in a sentence."""
     from bottega.workshop import plan
     from bottega.workshop.plan_target import target
 
     try:
-        here = target(None, None)
+        here = target(device, None)
         wanted = load(recipe)
         found = plan.plan_recipe(wanted, here, ways=False)
         if found["fits"] == "fits":
@@ -57,9 +57,10 @@ def choose(recipe: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, str
     except UserError as error:
         return "", f"not planned ({str(error).splitlines()[0]})"
     memory = plan.gigabytes(here.memory or 0.0)
+    where = f"of {here.name}" if device else "that are free here"
     for name in SAME_WEIGHTS:
         one = next((way for way in found["ways"] if way["name"] == name and way["fits"] == "fits"), None)
         if one is not None:
-            need = f"{name} needs about {plan.gigabytes(one['peak'])} of the {memory} that are free here"
+            need = f"{name} needs about {plan.gigabytes(one['peak'])} of the {memory} {where}"
             return ("" if name == "lora" else one["change"]), need
-    return "", f"nothing fits in the {memory} that are free here: see `bottega plan`"
+    return "", f"nothing fits in the {memory} {where}: see `bottega plan`"

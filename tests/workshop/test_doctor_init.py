@@ -9,6 +9,10 @@ from bottega.core.errors import UserError
 from bottega.workshop import recipe
 from bottega.workshop.doctor import EXTRAS, doctor, doctor_text
 from bottega.workshop.init import init, init_text
+from bottega.workshop.init_model import candidates
+from bottega.workshop.plan_models import OPEN_MODELS
+from tests.models.tiny import tiny_model
+from tests.workshop import labelled
 
 
 def test_doctor_names_what_is_here_what_is_missing_and_what_mends_it():
@@ -52,8 +56,12 @@ def test_init_looks_at_the_data_and_writes_a_recipe_that_loads(tmp_path, monkeyp
 
 def test_init_says_why_data_cannot_be_used(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="labelled"):
+    with pytest.raises(UserError, match="has 1 labels .only 'pos'.; classification needs at least 2"):
         init(write(tmp_path / "l.jsonl", [{"text": "good", "label": "pos"}]))
+    with pytest.raises(UserError, match="asks 2 questions and answers none"):
+        init(write(tmp_path / "q.jsonl", [{"prompt": "who?"}] * 2))
+    with pytest.raises(UserError, match="there is no device 'rtx-1'"):
+        init("q.jsonl", device="rtx-1")
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match="empty"):
         init("empty.jsonl")
@@ -67,6 +75,58 @@ def test_init_as_a_command_prints_json(tmp_path, monkeypatch, capsys):
     assert cli.door(["init", "c.jsonl", "--json", "--template", "chatml"]) == 0
     assert json.loads(capsys.readouterr().out)["objective"] == "sft"
     assert recipe.load("recipe.yaml").stages[0].template == "chatml"
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression", "tagging", "kto"])
+def test_init_writes_a_recipe_for_labels_that_passes_a_dry_run(tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.chdir(tmp_path)
+    liked = [{"prompt": f"q{i}", "completion": f"a {i}", "label": i % 3 > 0} for i in range(30)]
+    write(tmp_path / "rows.jsonl", liked if kind == "kto" else labelled.rows(kind, 60))
+    seen = init("rows.jsonl")
+    assert seen["objective"] == kind and seen["model"] == "garzone"
+    assert cli.door(["run", "recipe.yaml", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"][0]["objective"] == kind
+    if kind in ("classification", "tagging"):  # 45 good and 15 bad: three to one
+        assert recipe.load("recipe.yaml").stages[0].objective.options["class_weights"] == "balanced"
+        assert "labels: " in init_text(seen)
+
+
+def test_the_classification_recipe_that_init_writes_runs_and_predicts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        row | {"label": "a # b: c" if row["label"] == "bad" else "plain\nword"}
+        for row in labelled.rows("classification", 60)
+    ]
+    write(tmp_path / "rows.jsonl", rows)
+    tiny_model("llama", tmp_path / "model")
+    init("rows.jsonl", model="model")
+    assert cli.door(["run", "recipe.yaml", "steps=2", "epochs=null", "--quiet"]) == 0
+    assert "bottega predict" in capsys.readouterr().out
+    assert cli.door(["predict", "runs/rows", "rows.jsonl", "--json", "--quiet"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 60
+
+
+def test_for_a_named_device_the_largest_open_model_that_fits_comes_first():
+    """LoRA before QLoRA, larger before smaller, and no licence that asks for more than Apache-2.0 and MIT do."""
+    entries = {entry.name: entry for entry in OPEN_MODELS}
+    large, small = candidates("rtx-3090"), candidates("rtx-3060")
+    assert entries[large[0]].billions > entries[small[0]].billions > 1
+    assert all(entries[name].licence in ("Apache-2.0", "MIT") for name in large)
+    assert len(large) > len(set(large)) and large.index("Qwen/Qwen3-14B") > large.index(
+        "Qwen/Qwen3-8B"
+    )  # by QLoRA only
+
+
+@pytest.mark.slow
+def test_init_for_a_device_writes_a_recipe_for_a_model_that_fits_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    write(tmp_path / "rows.jsonl", [{"instruction": "a", "output": f"b {i}"} for i in range(30)])
+    seen = init("rows.jsonl", device="rtx-3090")
+    assert seen["model"] in candidates("rtx-3090") and "RTX 3090" in seen["why"]
+    made = recipe.load("recipe.yaml")
+    assert made.model == seen["model"] and made.stages[0].template == "chatml"
+    assert cli.door(["run", "recipe.yaml", "--dry-run"]) == 0
 
 
 def test_a_folder_of_several_kinds_is_named_with_its_counts(tmp_path, monkeypatch):
