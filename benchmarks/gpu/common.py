@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bottega.core.devices import kind, peak_flops  # noqa: E402
+from bottega.core.devices import num_devices, peak_flops  # noqa: E402
 from bottega.core.types import Attached, Row, Tokens  # noqa: E402
 from bottega.models import attention  # noqa: E402
 from bottega.models.methods import method  # noqa: E402
@@ -95,7 +95,7 @@ def options(about: str) -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=500, help="no new case begins after so many seconds")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     given = parser.parse_args()
-    if not given.tiny and kind() != "cuda":
+    if not given.tiny and not num_devices("cuda"):
         sys.exit("no GPU here: the table needs one (--tiny tries the script on a CPU)")
     given.device = "cpu" if given.tiny else "cuda"
     given.dtype = torch.float32 if given.tiny else torch.bfloat16
@@ -281,7 +281,7 @@ def write(
     ]
     for line in lines:
         flops = 6 * line.get("parameters", 0) * line.get("tokens_per_s", 0.0)
-        mfu = f"{flops / peak_flops():.1%}" if flops and given.device == "cuda" and line.get("mfu") else ""
+        mfu = f"{flops / peak_flops(given.device):.1%}" if flops and given.device == "cuda" and line.get("mfu") else ""
         numbers = [
             f"{line[key]:.{digits}f}" if key in line else "" for key, digits in (("step_s", 3), ("tokens_per_s", 0))
         ]

@@ -19,6 +19,14 @@ weights_option = click.option(
     help="Linear layers in 4 or 8 bits, layers left on disk, or both; says the KL to full precision and tokens/s.",
 )
 
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="D",
+    help="auto (a GPU with room, else cpu), cpu, cuda or cuda:1.",
+)
+
 
 def reach_options(function: Any) -> Any:
     """How an endpoint is reached."""
@@ -48,6 +56,7 @@ def _reach(options: dict[str, Any]) -> Any:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", help="Also write the scorecard to this file.")
 @weights_option
+@device_option
 @reach_options
 @template_option
 @json_flag
@@ -71,6 +80,7 @@ def eval_command(model: str, as_json: bool, **options: Any) -> int:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", help="Also write the report to this file.")
 @reach_options
+@device_option
 @template_option
 @json_flag
 @quiet_flag
@@ -99,6 +109,7 @@ def sampling_options(function: Any) -> Any:
 @click.option("--system", help="A system message.")
 @weights_option
 @reach_options
+@device_option
 @sampling_options
 def chat_command(model: str, **options: Any) -> int:
     """Talk to a model, here or behind an endpoint (http://HOST/v1#NAME); /reset starts over, /exit leaves."""
@@ -131,6 +142,7 @@ def chat_command(model: str, **options: Any) -> int:
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
 @weights_option
 @reach_options
+@device_option
 @sampling_options
 @json_flag
 @quiet_flag
@@ -157,6 +169,7 @@ cut_option = click.option(
 )
 @cut_option
 @click.option("--out", help="Write JSON lines here: label and probabilities a text.")
+@device_option
 @json_flag
 @quiet_flag
 @offline_flag
@@ -177,6 +190,7 @@ def predict_command(model: str, file: str, as_json: bool, **options: Any) -> int
 @click.option("--allow-loss", type=click.IntRange(0), help="Bad rows that may be left out.")
 @click.option("--out", help="Write JSON lines here: a reward a row.")
 @template_option
+@device_option
 @json_flag
 @quiet_flag
 @offline_flag
@@ -190,6 +204,7 @@ def score_command(models: tuple[str, ...], file: str, as_json: bool, **options: 
 @click.argument("file")
 @cut_option
 @click.option("--out", help="Write the vectors here: .npy (float32), or JSON lines with text and vector.")
+@device_option
 @json_flag
 @quiet_flag
 @offline_flag

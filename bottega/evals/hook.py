@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
+from bottega.core import devices
 from bottega.core.types import Attached, Turn
 from bottega.data.chat import Template
 from bottega.evals.engine import Engine
@@ -29,8 +29,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     adapters = getattr(model, "active_adapters", None)
-    states = (random.getstate(), np.random.get_state(), torch.get_rng_state())
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    states = (random.getstate(), np.random.get_state(), devices.random_state())
     try:
         yield
     finally:
@@ -42,9 +41,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = mode
         random.setstate(states[0])
         np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if devices:
-            torch.cuda.set_rng_state_all(devices)
+        devices.set_random_state(states[2])
 
 
 def make_hook(

@@ -1,6 +1,6 @@
 """Any decoder, encoder or encoder-decoder of transformers from safetensors, with its tokenizer and what a numeric probe found out.
 
-Left out: placing on devices (train/assemble.py); 4 and 8 bits and layers left on disk are models/lean.py's, GGUF is
+Left out: choosing a device (core/devices.py); 4 and 8 bits and layers left on disk are models/lean.py's, GGUF is
 models/exports/gguf_read.py's. Nothing here opens a pickle or runs a model's own code, unless trusted by revision; only
 a Hub id opens a connection.
 """
@@ -21,6 +21,7 @@ from bottega.core.types import Attached
 from bottega.models import decoder, kinds, locate, safety
 from bottega.models.layers import Model
 from bottega.models.lean import Lean, load_lean, quantise_resident
+from bottega.models.place import put
 from bottega.models.plain import no_report, quiet_bars
 from bottega.models.probe import Probe, probe
 from bottega.models.purpose import CLASSES, LABELLED, LANGUAGE, Purpose
@@ -70,6 +71,7 @@ def load(
     cache: Path | None = None,
     trainable: bool = False,
     purpose: Purpose | None = None,
+    device: str = "cpu",
 ) -> Loaded:
     """Load a model by Hub id, folder, adapter folder, run folder, GGUF file, or `garzone`.
 
@@ -85,13 +87,19 @@ def load(
             quantised layer files are kept for the next time; None makes them anew in a temporary folder.
         trainable: the outermost adapter goes on learning (`attached.groups`); else it is only used.
         purpose: what its head is to answer; one that is not there, or is for other labels, is made anew. None: as saved.
+        device: where it is to lie, as torch names it (core/devices.py chooses one).
 
     Raises:
         UserError: it is not there, not complete, or of a kind that does not load here.
         Unsafe: pickles only, code without trust, or a damaged file.
     """
     if str(model).endswith(".gguf") and Path(model).expanduser().is_file():
-        return _from_gguf(Path(model).expanduser(), dtype, ordinary=weights == "full" and not (stream or trust))
+        ordinary = weights == "full" and not (stream or trust)
+        return _from_gguf(Path(model).expanduser(), dtype, ordinary=ordinary, device=device)
+    if stream and device != "cpu":
+        raise UserError(
+            f"stream reads layers into host memory, and the device is {device}: write device: cpu, or no stream"
+        )
     place = _place(str(model), dtype, trust, revision, offline)
     trust = trust and not place.adapters  # the revision pins what was named, not the base that an adapter's file names
     tokenizer = load_tokenizer(place.folder if has_tokenizer(place.folder) else place.base, trust=trust)
@@ -104,7 +112,7 @@ def load(
     if place.adapters:
         extend_model(module, tokenizer)
     _check_vocabulary(module, tokenizer, place.base)
-    found: Probe = probe(module)
+    found: Probe = probe(put(module, device))
     module, attached = _adapted(module, place.adapters, trainable)
     module.eval()
     return Loaded(
@@ -131,7 +139,7 @@ def _lean(weights: str, stream: bool, cache: Path | None, known: str) -> Lean | 
     return Lean(kind=as_kind(weights), stream=stream, cache=cache, key=hashlib.sha256(known.encode()).hexdigest())
 
 
-def _from_gguf(path: Path, dtype: str, *, ordinary: bool) -> Loaded:
+def _from_gguf(path: Path, dtype: str, *, ordinary: bool, device: str) -> Loaded:
     """A GGUF file, its header checked first; its quantised tensors come in `dtype`."""
     from bottega.models.exports.gguf_read import load_gguf
 
@@ -144,7 +152,7 @@ def _from_gguf(path: Path, dtype: str, *, ordinary: bool) -> Loaded:
     module, tokenizer = load_gguf(path, dtype=DTYPES[dtype])
     module.config._name_or_path = str(path.resolve())
     _check_vocabulary(module, tokenizer, path)
-    found: Probe = probe(module)
+    found: Probe = probe(put(module, device))
     with open(path, "rb") as file:
         known = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     return Loaded(

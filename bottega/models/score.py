@@ -20,6 +20,7 @@ from bottega.core.types import Attached, Inputs, Scores, Targets
 from bottega.models import attention, heads, kinds
 from bottega.models.attention import Geometry
 from bottega.models.layout import Layout, placed
+from bottega.models.place import place_of
 from bottega.models.reward import ADAPTER, worn
 
 View = Literal["policy", "reference", "reward"]
@@ -73,7 +74,7 @@ class Scorer(nn.Module):
         config = heads.causal_model(attached.model).config
         self.kind = kinds.kind_of(config)
         self.first_position = kinds.first_position(heads.causal_model(attached.model)) if self.kind == "encoder" else 0
-        self.value = nn.Linear(config.hidden_size, 1) if value else None
+        self.value = nn.Linear(config.hidden_size, 1).to(place_of(attached.model)) if value else None
         if self.value is not None:
             nn.init.zeros_(self.value.weight)
             nn.init.zeros_(self.value.bias)

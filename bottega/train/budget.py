@@ -13,8 +13,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bottega.core import devices
 from bottega.core.types import Row
-from bottega.train import checkpoint, parallel
+from bottega.train import parallel
 from bottega.train.parts import Parts
 from bottega.train.step import lay_down, micro_loss, size_of
 
@@ -82,10 +83,10 @@ def _local(tensor: Any) -> torch.Tensor:
 
 def _counted(parts: Parts, rows: Sequence[Row]) -> int:
     """The most bytes that live at once in the forward and backward pass of `rows`; everything is put back."""
-    before = checkpoint.random_state()
+    before = devices.random_state()
     layout, targets = lay_down(parts, rows)
     with Live() as live, parallel.synced(parts.wrapped, False):
         micro_loss(parts, layout, targets, {unit: 1.0 for unit in parts.spec.units}).backward()
     parts.optimizer.zero_grad(set_to_none=True)
-    checkpoint.set_random_state(before)
+    devices.set_random_state(before)
     return live.peak

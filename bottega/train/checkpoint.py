@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bottega.core import devices
 from bottega.core.errors import Unsafe
 from bottega.core.rundir import disk_errors, publish, read_json, verify_manifest, write_json, write_manifest
 from bottega.train import sharded
@@ -80,7 +81,7 @@ def save(
             (draft / "state").mkdir(parents=True)
             _save_weights(draft, scorer=scorer, optimizer=optimizer, save_model=save_model)
             _save_states(sharded.states(optimizer, names), draft / "state")
-            save_file(random_state(), draft / "state" / "random.safetensors")
+            save_file(devices.random_state(), draft / "state" / "random.safetensors")
             write_json(draft / "state" / "loop.json", dict(loop))
             write_manifest(draft)
             publish(draft, final)
@@ -160,7 +161,7 @@ def restore(path: Path, *, scorer: nn.Module, optimizer: Optimizer) -> dict[str,
                 by_name.setdefault(name, {})[kind] = sharded.cut_like(names[name], value) if cut else value
     for name, state in by_name.items():
         optimizer.load(names[name], state)
-    set_random_state(load_file(path / "state" / "random.safetensors"))
+    devices.set_random_state(load_file(path / "state" / "random.safetensors"))
     return read_json(path / "state" / "loop.json")
 
 
@@ -213,22 +214,6 @@ def prune(folder: Path, *, keep: int, spare: Iterable[int], note: Callable[[str]
         aside = folder / f".{path_of(folder, step).name}.gone"
         path_of(folder, step).rename(aside)
         shutil.rmtree(aside)
-
-
-def random_state() -> dict[str, Tensor]:
-    """torch's random state, of the CPU and of each CUDA device."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state |= {f"cuda{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
-    return state
-
-
-def set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Put a state of `random_state` back."""
-    torch.set_rng_state(state["cpu"])
-    for name, value in state.items():
-        if name.startswith("cuda") and int(name.removeprefix("cuda")) < torch.cuda.device_count():
-            torch.cuda.set_rng_state(value, int(name.removeprefix("cuda")))
 
 
 def _stem(name: str) -> str:

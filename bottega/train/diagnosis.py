@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bottega.core import devices
 from bottega.core.types import Row
-from bottega.train import checkpoint, parallel
+from bottega.train import parallel
 from bottega.train.parts import Parts
 from bottega.train.step import lay_down, micro_loss
 
@@ -28,7 +29,7 @@ def locate(parts: Parts, rows: Sequence[Row]) -> tuple[str, list[int]]:
     """
     if parts.spec.coupled:
         return NOWHERE, [row.index for row in rows]
-    before = checkpoint.random_state()
+    before = devices.random_state()
     names = [name for name, _ in parts.scorer.named_modules()] + [name for name, _ in parts.scorer.named_parameters()]
     world = parts.world
     bad, places = [0.0] * len(rows), []
@@ -42,7 +43,7 @@ def locate(parts: Parts, rows: Sequence[Row]) -> tuple[str, list[int]]:
             bad[own] = 1.0
             places.append(names.index(place) if place in names else len(names))
     parts.optimizer.zero_grad(set_to_none=True)
-    checkpoint.set_random_state(before)
+    devices.set_random_state(before)
     found = parallel.total(world, {str(i): value for i, value in enumerate(bad)})
     first = -parallel.most(world, -min(places, default=len(names)))
     indices = [row.index for i, row in enumerate(rows) if found[str(i)]]

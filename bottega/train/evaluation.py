@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import torch
 
+from bottega.core import devices
 from bottega.core.errors import UserError
-from bottega.train import checkpoint
 from bottega.train.parts import Parts
 from bottega.train.resume import State
 from bottega.train.settings import LoopSettings
@@ -20,14 +20,14 @@ def evaluate(parts: Parts, step: int) -> dict[str, float]:
     """What `parts.validate` finds; the model's mode and weights and the random state are put back."""
     if parts.validate is None:
         return {}
-    before = checkpoint.random_state()
+    before = devices.random_state()
     parts.wrapped.eval()
     try:
         with torch.no_grad(), parts.optimizer.averaged():
             return dict(parts.validate(step))
     finally:
         parts.wrapped.train()
-        checkpoint.set_random_state(before)
+        devices.set_random_state(before)
 
 
 def is_best(settings: LoopSettings, state: State, found: Mapping[str, float]) -> bool:

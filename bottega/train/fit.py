@@ -13,7 +13,7 @@ import torch
 from bottega.core import devices
 from bottega.core.errors import DoesNotFit
 from bottega.core.types import Row
-from bottega.train import budget, checkpoint, parallel
+from bottega.train import budget, parallel
 from bottega.train.guards import heaviest, too_small
 from bottega.train.parts import Fit, Parts
 from bottega.train.settings import LoopSettings, most_tokens
@@ -55,7 +55,7 @@ def choose(parts: Parts, settings: LoopSettings, rows: Sequence[Row], note: Call
             note(f"micro_tokens: auto needs rows that are known ahead; {wanted} is taken")
         return Fit(tokens=wanted)
     share = -(-size_of(parts, rows) // parts.world.size)
-    if parts.device == "cuda":
+    if parts.device != "cpu":
         tokens = -parallel.most(parts.world, -by_trial(parts, rows, most=share)) if auto else wanted
         return _said(Fit(tokens=tokens), auto, note)
     left = settings.memory_gb * 1e9 - devices.resident_bytes() if settings.memory_gb else devices.free_memory_bytes()
@@ -140,16 +140,15 @@ def gradient(
     Raises:
         DoesNotFit: a single row does not.
     """
-    before = checkpoint.random_state()
+    before = devices.random_state()
     while True:
         try:
             return backward(parts, rows, fit, step=step, heard=heard)
         except TooLarge as error:
             smaller, cause = error.smaller, error.cause
         parts.optimizer.zero_grad(set_to_none=True)
-        checkpoint.set_random_state(before)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        devices.set_random_state(before)
+        devices.empty_cache(parts.device)
         if smaller == 0:
             raise DoesNotFit(too_small(cause))
         fit.tokens = smaller

@@ -116,7 +116,7 @@ def heaviest(steps: Iterable[Sequence[Row]]) -> tuple[Sequence[Row], int]:
 def out_of_memory(error: BaseException) -> str | None:
     """What an out-of-memory error says; None for any other error."""
     text = str(error)
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in text:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return text.splitlines()[0][:120] if text else "out of memory"
     return None
 

@@ -15,7 +15,7 @@ from typing import Any
 from bottega.core import devices
 from bottega.core.errors import Diverged, UserError
 from bottega.core.types import Progress, Row
-from bottega.train import checkpoint, evaluation, fit, parallel, resume
+from bottega.train import evaluation, fit, parallel, resume
 from bottega.train.diagnosis import locate
 from bottega.train.guards import SelfCheck
 from bottega.train.metrics import attention_flops, averages, flops, log_to
@@ -118,8 +118,8 @@ class Loop:
         seconds = max(seconds, 1e-9)
         return {
             "tokens/s": tokens / seconds,
-            "mfu": self._flops(tokens) / seconds / (devices.peak_flops() * self.parts.world.size),
-            "GB": devices.memory_gb(),
+            "mfu": self._flops(tokens) / seconds / (devices.peak_flops(str(self.parts.place)) * self.parts.world.size),
+            "GB": devices.memory_gb(str(self.parts.place)),
         }
 
     def _flops(self, tokens: int) -> float:
@@ -139,7 +139,7 @@ class Loop:
         parts, settings, state = self.parts, self.settings, self.state
         if parts.attached.before_step is not None and parts.attached.before_step(state.step + 1):
             parts.rebuild()
-        before, random = state.cursor, checkpoint.random_state()
+        before, random = state.cursor, devices.random_state()
         rows, state.cursor = parts.source.next()
         if parts.spec.prepare is not None:
             rows = parts.spec.prepare(rows, self._score)
@@ -181,7 +181,7 @@ class Loop:
         """A batch that was stopped in the middle was never begun: what is saved continues with it."""
         self.parts.optimizer.zero_grad(set_to_none=True)
         self.state.cursor = cursor
-        checkpoint.set_random_state(random)
+        devices.set_random_state(random)
         if self.step:
             self.outcome.reason = "interrupted"
             self._save()

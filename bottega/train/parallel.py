@@ -39,20 +39,20 @@ def size_here() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def join(store: dist.Store | None = None) -> World:
+def join(store: dist.Store | None = None, *, device: str = "cpu") -> World:
     """Join the process group that torchrun's environment describes; alone where there is none.
 
     Args:
         store: where the processes find one another; by default the environment says it. A store (or a prefix in it) can be
-            used for one group only.
+            used for one group only. device: where this process's model lies.
     """
     size = size_here()
     if size == 1:
         return World()
     if not dist.is_initialized():
-        cuda = torch.cuda.is_available()
+        cuda = device.startswith("cuda")
         if cuda:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
         given: dict[str, Any] = {"store": store, "rank": int(os.environ["RANK"]), "world_size": size} if store else {}
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"  # counts and sums are CPU tensors
         dist.init_process_group(backend, timeout=timedelta(seconds=COLLECTIVE_S), **given)
@@ -137,7 +137,7 @@ def wrap(scorer: nn.Module, world: World, strategy: str, *, precision: str = "fp
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (world.size,))
+    mesh = init_device_mesh(next(scorer.parameters()).device.type, (world.size,))
     half = torch.bfloat16 if precision == "bf16" else None
     sums = torch.float32 if half else None
     for layer in layers(scorer.model):  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from bottega.core.types import Attached, Row, Source, Spec, Targets
@@ -45,13 +46,18 @@ class Parts:
     @property
     def device(self) -> str:
         """The kind of device the model lies on: cpu or cuda."""
-        return next(self.scorer.parameters()).device.type
+        return self.place.type
+
+    @property
+    def place(self) -> torch.device:
+        """The device itself."""
+        return next(self.scorer.parameters()).device
 
     def lay(self, rows: Sequence[Row]) -> tuple[Layout, Targets]:
         """The layout of one micro-batch and its targets, as this model has them and where it lies."""
         sides = self.scorer.kind == "encoder-decoder"
         layout, targets = lay(rows, packed=self.packed, pad_id=self.pad_id, num_prefix=self.num_prefix, sides=sides)
-        return placed(layout, self.device), placed(targets, self.device)
+        return placed(layout, self.place), placed(targets, self.place)
 
     @property
     def num_prefix(self) -> int:

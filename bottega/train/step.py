@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from bottega.core import devices
 from bottega.core.errors import DoesNotFit, UserError
 from bottega.core.types import Row, Targets
 from bottega.data.pack import micro_batches
 from bottega.models.layout import Layout
-from bottega.train import checkpoint, parallel
+from bottega.train import parallel
 from bottega.train.coupled import coupled_backward
 from bottega.train.guards import out_of_memory, too_small
 from bottega.train.parts import Fit, Parts
@@ -226,7 +227,7 @@ def _by_row(losses_S: torch.Tensor, targets: Targets) -> list[float]:
 
 def try_rows(parts: Parts, rows: Sequence[Row]) -> bool:
     """Whether `rows` as one micro-batch go through forward and backward; gradients and random state are put back."""
-    before = checkpoint.random_state()
+    before = devices.random_state()
     fits = True
     try:
         layout, targets = lay_down(parts, rows)
@@ -237,5 +238,5 @@ def try_rows(parts: Parts, rows: Sequence[Row]) -> bool:
             raise
         fits = False
     parts.optimizer.zero_grad(set_to_none=True)
-    checkpoint.set_random_state(before)
+    devices.set_random_state(before)
     return fits

@@ -43,7 +43,7 @@ def answering(
 
     proposer: Draft | Lookup = Lookup()
     if draft is not None:
-        small = load(draft)
+        small = load(draft, device=str(generator.forward.device))
         inputs = small.attached.inputs if small.attached else None
         module = small.attached.model if small.attached else small.model
         proposer = Draft(Generator(module, small.tokenizer, inputs=inputs))

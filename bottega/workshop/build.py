@@ -21,6 +21,7 @@ from bottega.evals.engine import end_of_turn
 from bottega.evals.hook import make_samples
 from bottega.models.load import Loaded, load, packs
 from bottega.models.methods import method
+from bottega.models.place import place_of
 from bottega.models.purpose import LABELLED
 from bottega.models.reward import has_head, load_head, new_head, save_head
 from bottega.train import objectives, parallel
@@ -78,12 +79,13 @@ def open_model(
     stage: Stage | None = None,
     goes_on: bool = False,
     cache: Path | None = None,
+    device: str = "cpu",
 ) -> Loaded:
     """Load a model; for a stage, as its method and its settings want it.
 
     Args:
         trust: the 40-hex revision at which the model's own code may run. goes_on: its adapter is to be trained on.
-        cache: where quantised layer files of a streamed base are kept.
+        cache: where quantised layer files of a streamed base are kept. device: where it is to lie.
     """
     options: dict[str, Any] = method(stage.method.name, **stage.method.options).load_options() if stage else {}
     return load(
@@ -95,6 +97,7 @@ def open_model(
         purpose=purpose_of(stage) if stage else None,
         stream=bool(stage and stage.loop.get("stream")),
         cache=cache,
+        device=device,
         **options,
     )
 
@@ -282,7 +285,8 @@ def _reward_head(setup: Setup, attached: Attached) -> None:
     """A reward model gets its head: the one of the model that the stage starts from, else a new one."""
     if "reward" in objectives.OBJECTIVES[setup.stage.objective.name].needs:
         known = setup.loaded.folder
-        attached.reward = load_head(known, attached.model) if has_head(known) else new_head(attached.model)
+        head = load_head(known, attached.model) if has_head(known) else new_head(attached.model)
+        attached.reward = head.to(place_of(attached.model))
 
 
 def join_teacher(setup: Setup, attached: Attached) -> bool:
@@ -294,7 +298,7 @@ def join_teacher(setup: Setup, attached: Attached) -> bool:
 
     options = setup.stage.objective.options
     known = {key: options[key] for key in ("beta", "temperature")}
-    loaded = load(name)
+    loaded = load(name, device=str(place_of(attached.model)))
     module = loaded.attached.model if loaded.attached else loaded.model
     attached.teacher = Teacher.of(module, loaded.tokenizer, setup.loaded.tokenizer, name=name, **known)
     return loaded.packs

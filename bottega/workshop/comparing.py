@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bottega.core import rundir
 from bottega.core.errors import UserError
@@ -33,13 +33,14 @@ def compare(
     out: str | None = None,
     quiet: bool = False,
     reach: Reach | None = None,
+    device: str = "auto",
 ) -> Report:
     """What changes from A to B: paired differences with 95 percent intervals, corrected by Holm over the tasks.
 
     Args:
         a, b: models, or scorecards that `bottega eval --out` wrote (*.json). tasks: on which models are scored; with
             two scorecards, only these are compared. limit, seed, template: as in `bottega eval`. out: also write the
-            report there. reach: how endpoints are reached.
+            report there. reach: how endpoints are reached. device: where models lie.
 
     Raises:
         UserError: no task for a model. Mismatch: the two were not scored on the same items.
@@ -48,7 +49,11 @@ def compare(
 
     if not (is_endpoint(a) or is_endpoint(b)):
         need_local(a, reach)
-    cards = [_card(one, tasks, limit, seed, template, quiet, reach if is_endpoint(one) else None) for one in (a, b)]
+    how = {"limit": limit, "seed": seed, "template": template, "quiet": quiet}
+    cards = [
+        _card(one, tasks, reach=reach, **how) if is_endpoint(one) else _card(one, tasks, device=device, **how)
+        for one in (a, b)
+    ]
     report = pairs.compare(cards[0], cards[1], seed=seed)
     if not report.tasks:
         raise UserError(f"{a} and {b} have no task in common ({', '.join(report.missing)}); score both on the same")
@@ -57,15 +62,7 @@ def compare(
     return report
 
 
-def _card(
-    model: str,
-    tasks: Sequence[str],
-    limit: int | None,
-    seed: int,
-    template: str | None,
-    quiet: bool,
-    reach: Reach | None,
-) -> Scorecard:
+def _card(model: str, tasks: Sequence[str], **how: Any) -> Scorecard:
     from bottega.evals.runner import Scorecard
     from bottega.workshop.use import evaluate
 
@@ -76,7 +73,7 @@ def _card(
         return Scorecard(model=card.model, seed=card.seed, scores=tuple(card.score(task) for task in tasks))
     if not tasks:
         raise UserError(f"{model} is a model: say on which tasks to score it, --tasks T")
-    return evaluate(model, tasks, limit=limit, seed=seed, template=template, quiet=quiet, reach=reach)
+    return evaluate(model, tasks, **how)
 
 
 def compare_text(report: Report) -> str:

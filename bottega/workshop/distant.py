@@ -16,7 +16,7 @@ from bottega.workshop.endpoints import Reach, opened
 
 USUAL_BATCH = 16
 LOCAL_ONLY = {  # an option of generate -> its value where it was not given
-    "template": None, "weights": "full", "batch": USUAL_BATCH, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
+    "template": None, "weights": "full", "device": "auto", "batch": USUAL_BATCH, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
     "top_logps": 0, "beams": 1, "draft": None, "lookup": False,
 }  # fmt: skip
 FLAGS = {"top_logps": "--logprobs"}

@@ -100,13 +100,14 @@ class Held:
     def measure(self, model: str, loaded: Loaded, texts: Sequence[Sequence[int]], note: Callable[[str], None]) -> None:
         """Compare with full precision on token ids of `texts`; why not, if that cannot be, is a note."""
         from bottega.models.load import load
+        from bottega.models.place import place_of
         from bottega.models.quant import mean_kl
 
         if self.kind == "full":
             return  # streamed or not, the numbers are the same bit for bit
         samples = [list(text)[:MAX_TOKENS] for text in texts[:MAX_TEXTS] if len(text)]
         try:
-            reference = load(model, stream=True)
+            reference = load(model, stream=True, device=str(place_of(module_of(loaded))))
         except UserError as error:
             note(f"KL to full precision was not measured: {error}")
             return
@@ -116,9 +117,12 @@ class Held:
         """Tokens a second in one forward pass over each text."""
         import torch
 
+        from bottega.models.place import place_of
+
+        where = place_of(module_of(loaded))
         with torch.no_grad(), self.timed():
             for text in texts:
-                module_of(loaded)(input_ids=torch.tensor([list(text)]), use_cache=False)
+                module_of(loaded)(input_ids=torch.tensor([list(text)], device=where), use_cache=False)
                 self.tokens += len(text)
 
 

@@ -36,7 +36,7 @@ def check_tasks(plan: Recipe) -> None:
 
 
 def measure(
-    recipe: Recipe, folder: Path, label: str, *, model: str, trust: str | None, note: Callable[[str], None]
+    recipe: Recipe, folder: Path, label: str, *, model: str, trust: str | None, device: str, note: Callable[[str], None]
 ) -> dict[str, Any]:
     """The scorecard of `model` on the recipe's tasks, as scorecards/LABEL.json; made once for a model and its tasks."""
     from bottega.workshop import build
@@ -46,7 +46,8 @@ def measure(
     assert evaluate is not None
     path = folder / "scorecards" / f"{label}.json"
     wanted = {"tasks": [Path(task).name for task in evaluate.tasks], "limit": evaluate.limit, "seed": recipe.seed}
-    loaded = build.open_model(model, revision=recipe.revision if model == recipe.model else None, trust=trust)
+    revision = recipe.revision if model == recipe.model else None
+    loaded = build.open_model(model, revision=revision, trust=trust, device=device)
     made_of = folder / "cache" / f"scorecard-{label}.json"
     key = {**wanted, "model": loaded.identity, "task_files": [_content(task) for task in evaluate.tasks]}
     if path.is_file() and made_of.is_file() and rundir.read_json(made_of) == key:

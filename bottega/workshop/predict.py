@@ -36,6 +36,7 @@ def predict(
     max_tokens: int | None = None,
     out: str | None = None,
     quiet: bool = False,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """What a model with a head for labels says of every text; where the rows have labels, how often it is right.
 
@@ -44,6 +45,7 @@ def predict(
         file: a list of texts, or a file (jsonl, csv ... with a text; txt, one a line). Rows with `tokens` are tagged word by word.
         threshold: of probabilities, from which the positive label (every label, of several at once) is said; default: the stored one.
         max_tokens: longer texts are cut; default: the model's positions. out: write JSON lines there.
+        device: auto, cpu, cuda or cuda:N (core/devices.py).
 
     Returns:
         {"kind", "labels", "threshold", "cut", "rows": one {"text", "label" ...} a text, "scores": {} without labels}.
@@ -53,12 +55,13 @@ def predict(
     """
     from bottega.data import labels
     from bottega.models.load import load
+    from bottega.models.place import choose_for
     from bottega.models.purpose import need
 
     if threshold is not None and not 0.0 <= threshold <= 1.0:
         raise UserError(f"threshold {threshold} is outside 0 to 1; it is compared with a probability")
     with progress(None, "predict", quiet=quiet) as shown:
-        loaded = load(model)
+        loaded = load(model, device=choose_for(model, device, note=shown.note))
         purpose = need(loaded.purpose, model)
         samples = list(_samples(file))
         words = [labels.words_of(sample) for sample in samples] if purpose.kind == "tagging" else None
@@ -103,12 +106,14 @@ def embed(
     max_tokens: int | None = None,
     out: str | None = None,
     quiet: bool = False,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """A unit vector for every text: the mean of an encoder's states, the last state of a decoder.
 
     Args:
         file: a list of texts, or a file as for `predict`. max_tokens: longer texts are cut.
         out: write there: `.npy` (float32, N x D), or JSON lines with text and vector.
+        device: as for `predict`.
 
     Returns:
         {"count", "dim", "cut", "out", "vectors": N x D, or [] where they were written}.
@@ -118,9 +123,10 @@ def embed(
     """
     from bottega.data import labels
     from bottega.models.load import load
+    from bottega.models.place import choose_for
 
     with progress(None, "embed", quiet=quiet) as shown:
-        loaded = load(model)
+        loaded = load(model, device=choose_for(model, device, note=shown.note))
         if loaded.kind == "encoder-decoder":
             raise UserError(f"{model} is an encoder-decoder, which gives no vector here; name an encoder or a decoder")
         texts = [sample.text for sample in _samples(file)]

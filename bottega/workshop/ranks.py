@@ -114,8 +114,8 @@ class Ranks:
             return parallel.most(self.world, value)
         return int(self.decide(lambda: value))
 
-    def join(self) -> World:
-        """Form the process group of a stage."""
+    def join(self, device: str = "cpu") -> World:
+        """Form the process group of a stage, whose model lies on `device` here."""
         from bottega.train import parallel
 
         if self.size == 1:
@@ -123,7 +123,7 @@ class Ranks:
         import torch.distributed as dist
 
         self.groups += 1
-        self.world = parallel.join(dist.PrefixStore(f"group-{self.groups}", self.store))
+        self.world = parallel.join(dist.PrefixStore(f"group-{self.groups}", self.store), device=device)
         return self.world
 
     def leave(self) -> None:

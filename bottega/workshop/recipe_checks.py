@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from bottega.core import table
+from bottega.core import devices, table
 from bottega.core.config import Marks, closest, convert
 from bottega.core.errors import UserError
 from bottega.core.strictyaml import Path as Keys
@@ -104,6 +104,8 @@ def check(recipe: Recipe, marks: Marks) -> list[str]:
             )
     mistakes += _check_start(recipe, marks)
     for i, stage in enumerate(recipe.stages):
+        if stage.objective.name not in OBJECTIVES or stage.method.name not in METHODS:
+            continue  # check_choices has said so, and nothing else about the stage can be known
         mistakes += _check_stage(stage, marks, ("stages", i))
         mistakes += _check_then(stage, recipe_order.followers(recipe, i), marks, ("stages", i))
         mistakes += _check_text(stage, marks, ("stages", i))
@@ -111,6 +113,10 @@ def check(recipe: Recipe, marks: Marks) -> list[str]:
         mistakes += recipe_mixtures.check(stage, marks, ("stages", i))
         mistakes += recipe_online.check(stage, marks, ("stages", i))
     mistakes += recipe_order.check(recipe, marks)
+    try:
+        devices.check(recipe.device)
+    except UserError as error:
+        mistakes.append(f"{marks.at(('device',))}: {error}")
     try:
         trackers.check(recipe.track)
     except UserError as error:

@@ -291,6 +291,9 @@ class Recipe:
     stages: tuple[Stage, ...] = option(help="one training each, in order")
     schema: Literal[1] = 1
     revision: str | None = option(None, "a Hub revision (40 hex digits repeat a run exactly)")
+    device: str = option(
+        "auto", "auto (a GPU with room for the weights, else the CPU), cpu, cuda, or cuda:1 of several"
+    )
     seed: int = option(0, "of everything that is drawn", low=0, high=2**32 - 1)
     evaluate: Evaluate | None = option(None, "measured before and after")
     notify: Notify | None = option(None, "whom to tell at the end")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -115,11 +115,11 @@ class Record:
         if self.path.is_file():
             self.data = rundir.read_json(self.path)
 
-    def settled(self, recipe: Recipe, device: Callable[[], str] | None) -> Recipe:
+    def settled(self, recipe: Recipe, device: str | None) -> Recipe:
         """The recipe with every `micro_tokens: usual` as a number: what it was when the stage began, else what suits the device.
 
         Args:
-            device: gives its kind, and is asked only where it matters, since it imports torch; None leaves the word.
+            device: its kind (cpu, cuda); None leaves the word.
         """
         stages = []
         for stage in recipe.stages:
@@ -127,7 +127,7 @@ class Record:
             if known is not None and stage.loop["micro_tokens"] == "usual":
                 stage = dataclasses.replace(stage, loop={**stage.loop, "micro_tokens": known})
             elif device is not None and stage.loop["micro_tokens"] == "usual":
-                stage = on_device(stage, device())
+                stage = on_device(stage, device)
             stages.append(stage)
         return dataclasses.replace(recipe, stages=tuple(stages))
 

@@ -12,6 +12,7 @@ from typing import Any
 from bottega.core.types import Attached, Conversation, Turn
 from bottega.data.chat import Template, encode_prompt
 from bottega.grade.rewards import Answer
+from bottega.models.place import place_of
 from bottega.models.reward import ADAPTER, join, joined_names, shares_base
 from bottega.train.parts import Parts
 from bottega.train.reward_batch import ModelReward
@@ -51,7 +52,7 @@ class RewardModels:
             made = ModelReward(mean=mean, deviation=deviation)
             self._waiting.append(made)
             return made
-        apart = load_reward(path)
+        apart = load_reward(path, device=str(place_of(self.attached.model)))
         self.setup.note(f"reward {path}: another base than the policy's, loaded beside it")
         return ModelReward(apart=apart, reads=_reader(apart.tokenizer), mean=mean, deviation=deviation)
 

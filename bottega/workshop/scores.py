@@ -32,6 +32,7 @@ def score(
     allow_loss: int | None = None,
     out: str | None = None,
     quiet: bool = False,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """The reward of every reply of a file; of pairs, how often the chosen reply gets the higher one.
 
@@ -40,7 +41,7 @@ def score(
             shifted to mean 0 over the file, and `spread` is how far they disagree.
         file: pairs (chosen, rejected), or chats that end with a reply, or prompt and completion.
         max_tokens: longer rows are cut; default: the model's positions. allow_loss: bad rows that may be left out.
-        out: write JSON lines there, one a row.
+        out: write JSON lines there, one a row. device: auto, cpu, cuda or cuda:N (core/devices.py).
 
     Returns:
         {"kind": pairs or replies, "models", "rows": [{"row", "reward" | "chosen", "rejected" and, of several, "spread"}], "scores": of
@@ -50,13 +51,14 @@ def score(
         UserError: no reward model, a row that cannot be read, pairs and chats in one file.
     """
     from bottega.grade.preferences import ensemble, pairwise
+    from bottega.models.place import choose_for
     from bottega.train.reward_scores import load_reward
 
     names = [models] if isinstance(models, str) else list(models)
     found: list[np.ndarray] = []
     with progress(None, "score", quiet=quiet) as shown:
         for name in names:
-            model = load_reward(name)
+            model = load_reward(name, device=choose_for(name, device, note=shown.note))
             kind, rows, wheres, line = _rows(model, file, max_tokens, template, allow_loss)
             if not found:
                 shown.note(line)

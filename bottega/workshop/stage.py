@@ -38,6 +38,7 @@ class Session:
     quiet: bool
     note: Callable[[str], None]
     ranks: Ranks
+    device: str = "cpu"
     spent: dict[str, Any] = field(default_factory=dict)
 
 
@@ -115,7 +116,7 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
         return shown[-1]
 
     try:
-        bench = _assembler(stage)(setup, show, this.ranks.join)
+        bench = _assembler(stage)(setup, show, lambda: this.ranks.join(this.device))
         shown[-1].loop = bench.loop
         bench.parts.stopping = lambda: this.ranks.interrupts.received is not None
         if leads:
@@ -176,7 +177,8 @@ def _start(this: Session, number: int) -> tuple[Callable[[], Loaded], str, bool]
     revision, kept = None if before else plan.revision, folder_of(this.folder, number, stage) / "cache"
 
     def opened() -> Loaded:
-        return build.open_model(start, revision=revision, trust=this.trust, stage=stage, goes_on=goes_on, cache=kept)
+        how: dict[str, Any] = {"revision": revision, "trust": this.trust, "stage": stage, "device": this.device}
+        return build.open_model(start, goes_on=goes_on, cache=kept, **how)
 
     return opened, start, goes_on
 

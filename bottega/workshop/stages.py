@@ -16,7 +16,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from bottega.core.config import dump_yaml
 from bottega.core.errors import UserError
 from bottega.core.textio import progress, table
 from bottega.models import locate, safety
+from bottega.models.methods import method
 from bottega.workshop import launch, plan_brief, recipe_live, scratch
 from bottega.workshop import recipe as recipes
 from bottega.workshop.measure import check_tasks, gates, measure
@@ -145,7 +146,9 @@ def _together(
             rundir.sweep(folder)
         shown = progress(None, plan.name, quiet=quiet or not ranks.leads)
         record = Record(folder, plan, allow_change)
-        plan = record.settled(plan, devices.kind)
+        device = _device(plan, shown.note)
+        devices.repeatable(device.partition(":")[0])
+        plan = record.settled(plan, device.partition(":")[0])
         this = Session(
             recipe=plan,
             folder=folder,
@@ -154,6 +157,7 @@ def _together(
             quiet=quiet or not ranks.leads,
             note=shown.note,
             ranks=ranks,
+            device=device,
         )
         shown.close()
         if plan.init is not None:
@@ -163,6 +167,15 @@ def _together(
         for number in range(len(plan.stages)):
             run_stage(this, number)
         return RunResult.from_json(ranks.decide(dict))
+
+
+def _device(plan: Recipe, note: Callable[[str], None]) -> str:
+    """Where the run's models lie; the first stage says how its base is held."""
+    from bottega.models.place import choose_for
+
+    stage = plan.stages[0]
+    weights = str(method(stage.method.name, **stage.method.options).load_options().get("weights", "full"))
+    return choose_for(plan.model, plan.device, weights=weights, stream=bool(stage.loop.get("stream")), note=note)
 
 
 def run_text(result: RunResult | dict[str, Any]) -> str:
@@ -244,7 +257,7 @@ def _write_environment(folder: Path) -> None:
 
 
 def _measured(this: Session, label: str, model: str) -> dict[str, Any]:
-    return measure(this.recipe, this.folder, label, model=model, trust=this.trust, note=this.note)
+    return measure(this.recipe, this.folder, label, model=model, trust=this.trust, device=this.device, note=this.note)
 
 
 def _write_host(this: Session, began: float, cpu_s: float) -> None:

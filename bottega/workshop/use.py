@@ -71,13 +71,14 @@ def evaluate(
     weights: str = "full",
     quiet: bool = False,
     reach: endpoints.Reach | None = None,
+    device: str = "auto",
 ) -> Scorecard:
     """Score a model (Hub id, folder, adapter, run folder, garzone, endpoint) on tasks (names, YAML or jsonl files).
 
     Args:
         limit: at most so many items a task. out: also write the scorecard there.
         weights: as in `generate`; KL and speed on sample texts are shown beside the progress.
-        reach: how an endpoint, `http://HOST/v1#NAME`, is reached.
+        reach: how an endpoint, `http://HOST/v1#NAME`, is reached. device: auto, cpu, cuda or cuda:N (core/devices.py).
 
     Raises:
         UserError: a mistake in a task or its data; the model is not there. Unsafe: a pickle or a damaged file.
@@ -88,12 +89,13 @@ def evaluate(
         load_task(task)  # mistakes in a task come before the seconds that loading a model takes
     with progress(None, "eval", quiet=quiet) as shown:
         if endpoints.is_endpoint(model):
-            endpoints.refuse(model, {"--weights": weights != "full", "--template": template is not None})
+            given = {"--weights": weights != "full", "--template": template is not None, "--device": device != "auto"}
+            endpoints.refuse(model, given)
             card = endpoints.evaluate(model, tasks, reach=reach, limit=limit, seed=seed, note=shown.note)
         else:
             endpoints.need_local(model, reach)
             held = Held.of(weights)
-            loaded, chosen = _open(model, template, shown.note, held)
+            loaded, chosen = _open(model, template, shown.note, held, device)
             if not held.ordinary:
                 held.measure(model, loaded, samples(loaded), shown.note)
                 held.measure_speed(loaded, samples(loaded))
@@ -131,8 +133,9 @@ def generate(
         raw: continue the text as it is, without a chat template. out: write JSON lines there.
         weights: full, or linear layers in nf4 or int8; stream: decoder layers stay on disk and visit memory one by one;
             nf4+stream and int8+stream are both.
-        more: beams, draft, lookup (workshop/answer.py), and further fields of models/sampling.py's Sampling: n, top_p, top_k, min_p,
-            repetition_penalty, stop, top_logps. reach: how an endpoint, `http://HOST/v1#NAME`, is reached.
+        more: device (auto, cpu, cuda or cuda:N: core/devices.py); beams, draft, lookup (workshop/answer.py); and further fields of
+            models/sampling.py's Sampling: n, top_p, top_k, min_p, repetition_penalty, stop, top_logps. reach: how an endpoint,
+            `http://HOST/v1#NAME`, is reached.
 
     Returns:
         One {"prompt", "reply", "finish", "tokens"} a prompt, in order; with other weights than full each also says what
@@ -177,7 +180,7 @@ def _generate_here(
 ) -> list[dict[str, Any]]:
     """`generate` with a model of this machine."""
     held = Held.of(weights)
-    loaded, chosen = _open(model, template, shown.note, held)
+    loaded, chosen = _open(model, template, shown.note, held, how.pop("device", "auto"))
     talk = _Talk(loaded, chosen)
     ways = {name: how.pop(name) for name in ("beams", "draft", "lookup") if name in how}
     answer, came_to = answering(talk.generator, **ways)
@@ -220,23 +223,24 @@ def chat(
     template: str | None = None,
     weights: str = "full",
     reach: endpoints.Reach | None = None,
+    device: str = "auto",
 ) -> None:
     """Talk to a model on the terminal: the reply appears while it is written; /reset starts over, /exit leaves.
 
     Args:
-        weights: as in `generate`; KL on sample texts is said first, tokens a second after each reply.
+        weights: as in `generate`; KL on sample texts is said first, tokens a second after each reply. device: as there.
         reach: how an endpoint, `http://HOST/v1#NAME`, is reached.
     """
     start = [Turn(role="system", content=system)] if system else []
     how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
     if endpoints.is_endpoint(model):
-        endpoints.refuse(model, distant.local_only({"template": template, "weights": weights}))
+        endpoints.refuse(model, distant.local_only({"template": template, "weights": weights, "device": device}))
         with distant.speaker(model, reach, **how) as say:
             _converse(say, start, seed, f"{model}, its own template")
         return
     endpoints.need_local(model, reach)
     held = Held.of(weights)
-    loaded, chosen = _open(model, template, _aside, held)
+    loaded, chosen = _open(model, template, _aside, held, device)
     held.measure(model, loaded, samples(loaded), _aside)
     talk = _Talk(loaded, chosen)
 
@@ -341,15 +345,17 @@ class _Talk:
         return self.generator.stream(self.engine.chat(turns), **self._stops(), **how)
 
 
-def _open(model: str, template: str | None, note: Any, held: Held) -> tuple[Loaded, Template]:
+def _open(model: str, template: str | None, note: Any, held: Held, device: str) -> tuple[Loaded, Template]:
     from bottega.models.load import load
+    from bottega.models.place import choose_for
     from bottega.models.spec import is_mixture
     from bottega.workshop.build import template_of
 
+    where = choose_for(model, device, weights=held.kind, stream=held.stream, note=note)
     if is_mixture(model):
-        loaded = _mixture(model, held)
+        loaded = _mixture(model, held, where)
     else:
-        loaded = load(model, weights=held.kind, stream=held.stream)
+        loaded = load(model, weights=held.kind, stream=held.stream, device=where)
     for line in loaded.notes:
         if not line.startswith(("packed:", "head:")):  # how training will lie: nothing for a person who chats
             note(line)
@@ -357,7 +363,7 @@ def _open(model: str, template: str | None, note: Any, held: Held) -> tuple[Load
     return loaded, template_of(loaded, template)
 
 
-def _mixture(model: str, held: Held) -> Loaded:
+def _mixture(model: str, held: Held, device: str) -> Loaded:
     """`a+b:0.6`: the adapters as one, made for this call only."""
     import tempfile
 
@@ -374,4 +380,4 @@ def _mixture(model: str, held: Held) -> Loaded:
         first = locate(parse(model.split("+")[0]).name).folder
         if has_tokenizer(first):
             load_tokenizer(first).save_pretrained(folder)
-        return load(folder)
+        return load(folder, device=device)

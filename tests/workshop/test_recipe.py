@@ -135,6 +135,9 @@ stages:
         ("{objective: sft, data: chats.jsonl, optimizer: adam}", "there is no optimizer 'adam'; did you mean adamw?"),
         ("{objective: sft}", "the key 'data' is missing"),
         ("{data: chats.jsonl}", "the key 'objective' is missing"),
+        ("{objective: dpoo, data: prefs.jsonl}", "there is no objective 'dpoo'; did you mean dpo?"),
+        ("{objective: zzzz, data: prefs.jsonl, mask: all, blocks: true}", "there is no objective 'zzzz'"),
+        ("{objective: sft, data: chats.jsonl, method: loar}", "there is no method 'loar'; did you mean lora?"),
     ],
 )
 def test_a_stage_that_cannot_work_is_refused_with_the_remedy(folder, stage, said):
@@ -278,3 +281,11 @@ def test_a_start_or_a_reward_s_stage_that_is_not_there_is_named(folder, old, new
     assert old in TREE
     (found,) = mistakes(TREE.replace(old, new))
     assert said in found
+
+
+def test_a_device_is_written_as_torch_names_it_and_auto_by_default(folder):
+    assert recipe.load("good.yaml").device == "auto" and recipe.load("good.yaml", ["device=cuda:1"]).device == "cuda:1"
+    with pytest.raises(
+        UserError, match="device 'gpu' is not known; write auto, cpu, cuda, or one of several as cuda:1"
+    ):
+        recipe.load("good.yaml", ["device=gpu"])

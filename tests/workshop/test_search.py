@@ -131,7 +131,9 @@ def test_a_search_with_a_diverging_trial_ends_with_9_names_it_and_goes_on_withou
     assert group["settings"] == {"lr": 1e-3} and group["low"] is None
     run = place / "runs" / "s-search" / "trials" / "001-seed3"
     assert group["value"] == rundir.read_json(run / "result.json")["stages"]["sft"]["eval.loss"]
-    assert group["optimizer_bytes"] == group["trainable"] * 8 + 28 * 4, "two numbers for each that learns, a count a tensor"
+    assert group["optimizer_bytes"] == group["trainable"] * 8 + 28 * 4, (
+        "two numbers for each that learns, a count a tensor"
+    )
     assert group["weight_bytes"] == sum(p.stat().st_size for p in run.rglob("result/*.safetensors"))
     assert group["flops"] > 0 and group["rows"] == 16 and group["peak_mb"] > 100
     near = found["tasks"]["near"]
