@@ -32,7 +32,8 @@ def choose_for(
     """The device that `device` stands for (devices.choose): auto takes a GPU only if the weights of `model` fit on it.
 
     Args:
-        weights, stream: as in models/load.py's `load`; streamed layers lie in host memory, so that auto is the CPU. num_bytes: of a number of the weights.
+        weights, stream: as in models/load.py's `load`; streamed layers lie in host memory, so that auto is the CPU.
+        num_bytes: of a number of the weights.
         note: told which device it is, unless it is a CPU because there is nothing else.
 
     Raises:
