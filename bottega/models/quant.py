@@ -259,6 +259,12 @@ def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, layer)
 
 
+def _logps(model: nn.Module, text: list[int]) -> Tensor:
+    """(T, V) log-probabilities in float64, on the CPU."""
+    ids_BT = torch.tensor([text], device=next(model.parameters()).device)
+    return torch.log_softmax(cast(Any, model)(input_ids=ids_BT, use_cache=False).logits[0].cpu().double(), -1)
+
+
 @torch.no_grad()
 def mean_kl(reference: nn.Module, model: nn.Module, ids: list[list[int]]) -> tuple[float, int]:
     """Mean over positions of KL(reference || model) of the next-token distributions, in nats: sum_v p (log p - log q).
@@ -271,11 +277,7 @@ def mean_kl(reference: nn.Module, model: nn.Module, ids: list[list[int]]) -> tup
     """
     total, count = 0.0, 0
     for text in ids:
-        tokens = torch.tensor([text])
-        logp_TV, logq_TV = (
-            torch.log_softmax(cast(Any, one)(input_ids=tokens, use_cache=False).logits[0].double(), -1)
-            for one in (reference, model)
-        )
+        logp_TV, logq_TV = (_logps(one, text) for one in (reference, model))
         total += float((logp_TV.exp() * (logp_TV - logq_TV)).sum())
         count += len(text)
     return total / max(1, count), count

@@ -52,6 +52,7 @@ def compared(
 
 def _card(plan: Recipe, folder: Path, name: str, model: str, note: Callable[[str], None]) -> dict[str, Any]:
     """The scorecard of a model on the recipe's tasks, made once."""
+    from bottega.models.place import choose_for
     from bottega.workshop import build
     from bottega.workshop.use import score
 
@@ -59,7 +60,8 @@ def _card(plan: Recipe, folder: Path, name: str, model: str, note: Callable[[str
     assert evaluate is not None
     path = folder / "scorecards" / f"{name}.json"
     contents = [rundir.sha256(task) if Path(task).is_file() else task for task in evaluate.tasks]
-    loaded = build.open_model(model, revision=plan.revision if model == plan.model else None, trust=None)
+    revision, device = plan.revision if model == plan.model else None, choose_for(model, plan.device, note=note)
+    loaded = build.open_model(model, revision=revision, trust=None, device=device)
     key = {"tasks": contents, "limit": evaluate.limit, "seed": plan.seed, "model": loaded.identity}
     if path.is_file():
         known = rundir.read_json(path)

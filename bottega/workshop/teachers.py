@@ -96,8 +96,9 @@ def _local(name: str, options: TeacherOptions) -> tuple[Any, str]:
     from bottega.evals.engine import Engine, end_of_turn
     from bottega.models.load import load
     from bottega.models.local import Local
+    from bottega.models.place import choose_for
 
-    loaded = load(name)
+    loaded = load(name, device=choose_for(name, "auto", note=lambda line: None))
     attached = loaded.attached
     template = Template.find(None, loaded.tokenizer)
     module, inputs = (attached.model, attached.inputs) if attached else (loaded.model, None)
