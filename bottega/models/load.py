@@ -96,14 +96,10 @@ def load(
     if str(model).endswith(".gguf") and Path(model).expanduser().is_file():
         ordinary = weights == "full" and not (stream or trust)
         return _from_gguf(Path(model).expanduser(), dtype, ordinary=ordinary, device=device)
-    if stream and device != "cpu":
-        raise UserError(
-            f"stream reads layers into host memory, and the device is {device}: write device: cpu, or no stream"
-        )
     place = _place(str(model), dtype, trust, revision, offline)
     trust = trust and not place.adapters  # the revision pins what was named, not the base that an adapter's file names
     tokenizer = load_tokenizer(place.folder if has_tokenizer(place.folder) else place.base, trust=trust)
-    lean = _lean(weights, stream, cache, known := identity(place))
+    lean = _lean(weights, stream, cache, known := identity(place), device)
     purpose = wanted_purpose(read_purpose(place.adapters[-1] if place.adapters else place.base), purpose)
     module, fresh = _load(place.base, purpose, bool(place.adapters), dtype=dtype, trust=trust, lean=lean)
     if module.config.pad_token_id is None:
@@ -133,7 +129,9 @@ def packs(loaded: Loaded, *, branches: bool) -> bool:
     return loaded.packs and not (branches and loaded.kind == "encoder")
 
 
-def _lean(weights: str, stream: bool, cache: Path | None, known: str) -> Lean | None:
+def _lean(weights: str, stream: bool, cache: Path | None, known: str, device: str) -> Lean | None:
+    if stream and device != "cpu":
+        raise UserError(f"stream reads layers into host memory, and the device is {device}: write cpu, or no stream")
     if weights == "full" and not stream:
         return None
     return Lean(kind=as_kind(weights), stream=stream, cache=cache, key=hashlib.sha256(known.encode()).hexdigest())

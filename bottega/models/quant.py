@@ -261,7 +261,8 @@ def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
 
 def _logps(model: nn.Module, text: list[int]) -> Tensor:
     """(T, V) log-probabilities in float64, on the CPU."""
-    ids_BT = torch.tensor([text], device=next(model.parameters()).device)
+    place = next((p.device for p in model.parameters()), None)
+    ids_BT = torch.tensor([text], device=place)
     return torch.log_softmax(cast(Any, model)(input_ids=ids_BT, use_cache=False).logits[0].cpu().double(), -1)
 
 
