@@ -77,7 +77,7 @@ def load(
 
     Args:
         model: what the user calls it; an existing folder is taken before a Hub id.
-        dtype: float32, bfloat16, float16 or float64, whatever the file holds.
+        dtype: float32, bfloat16, float16 or float64, whatever the file holds. device: where it lies (core/devices.py).
         trust: run code that comes with the model named (never with an adapter's base); needs `revision` (a 40-hex
         commit; for a folder the hash of its code).
         revision: branch, tag or commit of a Hub id.
@@ -87,7 +87,6 @@ def load(
             quantised layer files are kept for the next time; None makes them anew in a temporary folder.
         trainable: the outermost adapter goes on learning (`attached.groups`); else it is only used.
         purpose: what its head is to answer; one that is not there, or is for other labels, is made anew. None: as saved.
-        device: where it is to lie, as torch names it (core/devices.py chooses one).
 
     Raises:
         UserError: it is not there, not complete, or of a kind that does not load here.
@@ -102,11 +101,7 @@ def load(
     lean = _lean(weights, stream, cache, known := identity(place), device)
     purpose = wanted_purpose(read_purpose(place.adapters[-1] if place.adapters else place.base), purpose)
     module, fresh = _load(place.base, purpose, bool(place.adapters), dtype=dtype, trust=trust, lean=lean)
-    if module.config.pad_token_id is None:
-        module.config.pad_token_id = tokenizer.pad_token_id  # a label head looks for the last token before it
-    module.config._name_or_path = place.base_id  # what adapters on it will name as their base
-    if place.adapters:
-        extend_model(module, tokenizer)
+    _tell(module, tokenizer, place)
     _check_vocabulary(module, tokenizer, place.base)
     found: Probe = probe(put(module, device))
     module, attached = _adapted(module, place.adapters, trainable)
@@ -122,6 +117,15 @@ def load(
         attached=attached,
         purpose=None if purpose is not None and purpose.kind == LANGUAGE else purpose,
     )
+
+
+def _tell(module: Model, tokenizer: Any, place: locate.Place) -> None:
+    """What the model knows of its tokenizer and of its base."""
+    if module.config.pad_token_id is None:
+        module.config.pad_token_id = tokenizer.pad_token_id  # a label head looks for the last token before it
+    module.config._name_or_path = place.base_id  # what adapters on it will name as their base
+    if place.adapters:
+        extend_model(module, tokenizer)
 
 
 def packs(loaded: Loaded, *, branches: bool) -> bool:
