@@ -261,6 +261,22 @@ class Inputs(Protocol):
         """What one forward pass of `model` uses: itself, or, of virtual tokens, the model's own keys and values of them."""
 
 
+class Adapting(Protocol):
+    """A method that changes what it is made of from what it sees of the gradients (AdaLoRA's ranks)."""
+
+    def begin(self, steps: int) -> None:
+        """Before the first step, and before `recall`: how many there will be."""
+
+    def after_update(self, step: int) -> None:
+        """After the optimizer's step (from 1), while its gradients are still there."""
+
+    def remember(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold beside weights and optimizer."""
+
+    def recall(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `remember` gave."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Attached:
     """A model with a method attached: what the loop needs to train, save and merge it, and what it can do.
@@ -269,6 +285,7 @@ class Attached:
     `lr_scale` and `weight_decay` on the recipe's values. before_step / after_step(step, from 1) -> True when the set
     of trainable parameters changed (LISA): the loop then rebuilds what hangs on it. reference_kind: `off` (the adapter
     switched off is the model at the stage's start), `copy` (it is not: keep a frozen copy or cached log-probs).
+    adapting: what it does after each step, with its state. penalty() is added to the loss once a step.
     packs / shards: can train packed rows, under FSDP2. reward: the head of a reward model: one that learns, or, frozen, that of the
     view `reward` (models/reward.py). teacher: a models/teacher.py's Teacher, for `divergence`.
     save(folder): what must be on disk beside a state to use the result. merge() -> a plain transformers model.
@@ -283,6 +300,7 @@ class Attached:
     before_step: Callable[[int], bool] | None = None
     after_step: Callable[[int], bool] | None = None
     penalty: Callable[[], Tensor] | None = None
+    adapting: Adapting | None = None
     reference_kind: Literal["off", "copy"] = "copy"
     packs: bool = True
     shards: bool = True

@@ -23,7 +23,7 @@ from bottega.train import sharded
 from bottega.train.optim import Optimizer
 from bottega.train.pins import pinned
 
-PREFIX = "step-"
+PREFIX, METHOD = "step-", "method.safetensors"
 PART_BYTES = 4 << 30
 """Optimizer states are held back and written in files of about this size: what rank 0 holds of them at once."""
 
@@ -57,11 +57,13 @@ def save(
     save_model: Callable[[str], None],
     loop: Mapping[str, Any],
     writes: bool = True,
+    method: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write the checkpoint of `step`.
 
     Args:
         save_model: writes the model folder (weights, adapter, tokenizer). loop: the loop's state, JSON.
+        method: tensors that the method goes on from (Adapting.remember).
         writes: False on the ranks that only bring their shards (all call it where weights are sharded, else rank 0 alone).
 
     Raises:
@@ -82,6 +84,8 @@ def save(
             _save_weights(draft, scorer=scorer, optimizer=optimizer, save_model=save_model)
             _save_states(sharded.states(optimizer, names), draft / "state")
             save_file(devices.random_state(), draft / "state" / "random.safetensors")
+            if method:
+                save_file(dict(method), draft / "state" / METHOD)
             write_json(draft / "state" / "loop.json", dict(loop))
             write_manifest(draft)
             publish(draft, final)
@@ -163,6 +167,12 @@ def restore(path: Path, *, scorer: nn.Module, optimizer: Optimizer) -> dict[str,
         optimizer.load(names[name], state)
     devices.set_random_state(load_file(path / "state" / "random.safetensors"))
     return read_json(path / "state" / "loop.json")
+
+
+def method_state(path: Path) -> dict[str, Tensor]:
+    """What the method wrote into a checkpoint; nothing where it had nothing to say."""
+    file = path / "state" / METHOD
+    return load_file(file) if file.is_file() else {}
 
 
 def newest_good(folder: Path, note: Callable[[str], None]) -> Path | None:

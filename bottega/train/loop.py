@@ -23,7 +23,7 @@ from bottega.train.parts import Fit, Outcome, Parts
 from bottega.train.precision import finish_gradient
 from bottega.train.schedule import scale_at
 from bottega.train.settings import LoopSettings, most_tokens
-from bottega.train.step import Stopped
+from bottega.train.step import Stopped, penalise
 from bottega.train.watch import Why, sentence
 
 __all__ = ["Loop", "Outcome", "Parts"]
@@ -57,6 +57,8 @@ class Loop:
     def run(self) -> Outcome:
         """Continue from the newest good checkpoint, or start, and train to the end."""
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if self.parts.attached.adapting is not None:
+            self.parts.attached.adapting.begin(self.settings.steps)
         self.state = resume.resume(self.parts, self.settings, self.folder, self.progress.note)
         parallel.distinct_noise(self.parts.world, self.step)
         for note in self.parts.notes:
@@ -153,6 +155,7 @@ class Loop:
         metrics, self.labels = averages(sums, counts), counts["tokens"]
         self.squares = sum(row.num_tokens**2 for row in rows)
         scaled = parts.loss_scale
+        metrics |= penalise(parts)
         norm = finish_gradient(parts.scorer.parameters(), parts.optimizer, clip=settings.clip, scale=scaled, step=step)
         overflow = scaled is not None and math.isfinite(metrics["loss"]) and not scaled.judge(norm, step)
         why = None if overflow else state.watch.judge(metrics["loss"], norm, settings)
@@ -162,6 +165,8 @@ class Loop:
             if self.check is not None:
                 self.check.after_backward(parts.scorer, parts.optimizer.used)
             parts.optimizer.step()
+            if parts.attached.adapting is not None:
+                parts.attached.adapting.after_update(step)
         elif scaled is not None:
             self.progress.note(
                 f"step {step}: fp16 overflowed; the step is skipped, the loss is now scaled by {scaled.value:g}"

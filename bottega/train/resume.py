@@ -133,7 +133,10 @@ def _put_back(parts: Parts, path: Path) -> dict[str, Any]:
     before_step = parts.attached.before_step
     if before_step is not None and before_step(checkpoint.step_of(path) + 1):
         parts.rebuild()
-    return checkpoint.restore(path, scorer=parts.scorer, optimizer=parts.optimizer)
+    data = checkpoint.restore(path, scorer=parts.scorer, optimizer=parts.optimizer)
+    if parts.attached.adapting is not None:
+        parts.attached.adapting.recall(checkpoint.method_state(path))
+    return data
 
 
 def _restore(parts: Parts, path: Path, note: Callable[[str], None]) -> State:
@@ -166,6 +169,7 @@ def save(parts: Parts, settings: LoopSettings, folder: Path, state: State, note:
         save_model=parts.save_model,
         loop=state.to_json() | ({"loss_scale": parts.loss_scale.to_json()} if parts.loss_scale is not None else {}),
         writes=writes,
+        method=parts.attached.adapting.remember() if parts.attached.adapting is not None else None,
     )
     if writes:
         if state.step in settings.pin:

@@ -113,6 +113,19 @@ def backward(
     return parallel.total(world, sums), counts
 
 
+def penalise(parts: Parts) -> dict[str, float]:
+    """A method's penalty, once a step: its gradient joins those of the batch, its value the metrics. Equal on all ranks."""
+    if parts.attached.penalty is None:
+        return {}
+    value = parts.attached.penalty()
+    learning = [p for group in parts.attached.groups for p in group["params"] if p.requires_grad]
+    scale = 1.0 if parts.loss_scale is None else parts.loss_scale.value
+    for p, gradient in zip(learning, torch.autograd.grad(value * scale, learning, allow_unused=True), strict=True):
+        if gradient is not None:
+            p.grad = gradient.to(p.dtype) if p.grad is None else p.grad + gradient.to(p.dtype)
+    return {"penalty": float(value.detach())}
+
+
 def _each(
     parts: Parts,
     batches: Sequence[Sequence[Row]],

@@ -28,7 +28,7 @@ from bottega.workshop.recipe_parts import ADAPTERS, EarlyStop, Evaluate, Part, R
 __all__ = ["LOOP", "STAGE_KEYS", "TOP_KEYS", "Evaluate", "Part", "Recipe", "Stage", "load", "to_plain", "without_none"]
 LR = {
     **{"full": 2e-5, "lisa": 2e-5, "freeze": 5e-5, "bitfit": 5e-4},
-    **{"lora": 2e-4, "qlora": 2e-4, "oft": 4e-4, "vera": 4e-3, "ia3": 3e-3},
+    **{"lora": 2e-4, "adalora": 2e-3, "qlora": 2e-4, "oft": 4e-4, "vera": 4e-3, "ia3": 3e-3},
     **{"adapter": 2e-4, "prefix": 1e-2, "prompt": 1e-2, "p_tuning": 1e-3},
 }
 PREFERENCE_LR = 0.1

@@ -16,8 +16,8 @@ from bottega.workshop.recipe_choice import Choice
 from bottega.workshop.recipe_live import Feedback
 from bottega.workshop.recipe_online import Graded, Rollout
 
-ADAPTERS = ("lora", "qlora", "ia3", "oft", "vera", "adapter", "prefix", "prompt", "p_tuning")
-MERGING = ("lora", "qlora", "ia3", "oft", "vera")
+ADAPTERS = ("lora", "adalora", "qlora", "ia3", "oft", "vera", "adapter", "prefix", "prompt", "p_tuning")
+MERGING = ("lora", "adalora", "qlora", "ia3", "oft", "vera")
 STREAMING = ("lora", "qlora", "prefix")
 """Methods whose result is an adapter folder, those of them that can be merged into the weights, and those that leave
 every weight of the base as it is, so that its layers can be streamed."""

@@ -22,7 +22,7 @@ from tests.models.test_lora import logits, stir
 from tests.models.tiny import FAMILIES
 
 # llama: width 32, keys and values 16, feed-forward 48, 2 layers; gpt2: width 32, fused 96, feed-forward 128
-LINEAR = ("ia3", "oft", "vera")
+LINEAR = ("ia3", "oft", "vera", "adalora")
 OPTIONS = {"oft": {"block": 8}, "vera": {"rank": 6}, "adapter": {"width": 4}, "bitfit": {"norms": True}}
 COUNTS = [
     ("freeze", {"last": 1}, "llama", 32 * 32 * 2 + 2 * 16 * 32 + 3 * 32 * 48 + 2 * 32),
@@ -39,9 +39,18 @@ COUNTS = [
     ("oft", {"block": 8}, "gpt_neox", 2 * 28 * (4 + 4 + 4 + 6)),
     ("vera", {"rank": 6}, "llama", 2 * (7 * 6 + 32 + 16 + 16 + 32 + 48 + 48 + 32)),
     ("vera", {"rank": 6, "targets": "c_attn"}, "gpt2", 2 * (6 + 96)),
+    # rank 12: A, B and E of seven layers
+    ("adalora", {}, "llama", 2 * 12 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 48) * 3 + 7)),
     ("prompt", {"length": 5}, "llama", 5 * 32),
     # h: 5 x 32; W1: 32 x 8 and 8; W2: 8 x 8 and 8; W3: 8 x 32 and 32
     ("p_tuning", {"length": 5, "width": 8}, "gpt2", 5 * 32 + 32 * 8 + 8 + 8 * 8 + 8 + 8 * 32 + 32),
+    # h: 5 x 32; LSTM, two directions of 4 gates, two biases each, twice: 32 and then 16 inputs; 16 x 16 and 16; 16 x 32 and 32
+    (
+        "p_tuning",
+        {"length": 5, "width": 8, "encoder": "lstm"},
+        "gpt2",
+        5 * 32 + 2 * 4 * 8 * (32 + 8 + 2) + 2 * 4 * 8 * (16 + 8 + 2) + 16 * 16 + 16 + 16 * 32 + 32,
+    ),
     # D: 4 x 32 and 4; U: 32 x 4 and 32
     ("adapter", {"width": 4}, "llama", 2 * (2 * 32 * 4 + 4 + 32)),
     ("adapter", {"width": 4, "kind": "parallel"}, "gpt2", 2 * (2 * 32 * 4 + 4 + 32)),
@@ -234,11 +243,14 @@ def test_checkpointing_does_not_change_the_gradient(saved, name):
     assert all(torch.allclose(a, b, atol=1e-5) and a.abs().max() > 0 for a, b in zip(*grads, strict=True))
 
 
-@pytest.mark.parametrize("name", ["prompt", "p_tuning"])
+VIRTUAL = [("prompt", {}), ("p_tuning", {}), ("p_tuning", {"encoder": "lstm", "width": 8})]
+
+
+@pytest.mark.parametrize(("name", "more"), VIRTUAL)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
-def test_virtual_tokens_are_those_of_peft_alone_packed_saved_and_reloaded(saved, tmp_path, family, name):
+def test_virtual_tokens_are_those_of_peft_alone_packed_saved_and_reloaded(saved, tmp_path, family, name, more):
     """Logits of packed rows are those of plain PEFT, which puts the same embeddings before each sequence."""
-    attached = method(name, length=4, seed=2).attach(load(saved(family)).model)
+    attached = method(name, length=4, seed=2, **more).attach(load(saved(family)).model)
     with torch.no_grad():
         attached.inputs.table.add_(0.1)
     alone = torch.cat([score(attached, [row]) for row in rows()])
@@ -260,18 +272,18 @@ def test_virtual_tokens_are_those_of_peft_alone_packed_saved_and_reloaded(saved,
     assert torch.allclose(score(again.attached, rows()), alone, atol=5e-5)
 
 
-@pytest.mark.parametrize("name", ["prompt", "p_tuning"])
-def test_virtual_tokens_learn_with_the_gradient_of_real_embeddings_also_under_checkpointing(saved, name):
+@pytest.mark.parametrize(("name", "more"), VIRTUAL)
+def test_virtual_tokens_learn_with_the_gradient_of_real_embeddings_also_under_checkpointing(saved, name, more):
     grads = []
     for way in ("plain", "checkpointed"):
-        attached = method(name, length=3, seed=2).attach(load(saved("llama")).model.train())
+        attached = method(name, length=3, seed=2, **more).attach(load(saved("llama")).model.train())
         if way == "checkpointed":
             attached.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         score(attached, rows()).sum().backward()
         grads.append(attached.inputs.table.grad)
     assert torch.allclose(*grads, atol=1e-5) and grads[0].abs().max() > 0
     model = load(saved("llama")).model
-    inputs = method(name, length=3, seed=2).attach(model).inputs
+    inputs = method(name, length=3, seed=2, **more).attach(model).inputs
     total = 0.0
     for row in rows():
         for branch in row.branches:
@@ -345,6 +357,11 @@ def test_options_out_of_range_are_refused():
         ("vera", {"dropout": 1.0}),
         ("prompt", {"length": 0}),
         ("p_tuning", {"init": "text"}),
+        ("p_tuning", {"encoder": "gru"}),
+        ("p_tuning", {"depth": 0}),
+        ("adalora", {"rank": 8, "target": 8}),
+        ("adalora", {"warmup": 0.5, "settle": 0.5}),
+        ("adalora", {"beta1": 1.0}),
         ("p_tuning", {"width": 0}),
         ("adapter", {"kind": "serial"}),
         ("adapter", {"activation": "tanh"}),
@@ -360,3 +377,116 @@ def test_methods_on_the_base_alone_say_so_on_a_quantised_one(saved):
     for name in ("ia3", "adapter"):
         with pytest.raises(UserError, match="use qlora on a quantised one"):
             method(name).attach(loaded.model)
+
+
+class Plain:
+    """AdaLoRA's allocation written out: importances, their averages, and the cut by a threshold over all layers."""
+
+    def __init__(self, parameters, plan, steps):
+        self.p = {n: p.detach().clone() for n, p in parameters.items()}
+        self.mean = {n: torch.zeros_like(p) for n, p in self.p.items()}
+        self.spread = {n: torch.zeros_like(p) for n, p in self.p.items()}
+        self.plan, self.steps = plan, steps
+        self.layers = sorted(n.replace("lora_E", "%s") for n in self.p if "lora_E" in n)
+
+    def hear(self, weights, gradients):
+        for n, g in gradients.items():
+            now = (weights[n] * g).abs()
+            self.mean[n] = self.plan.beta1 * self.mean[n] + (1 - self.plan.beta1) * now
+            self.spread[n] = self.plan.beta2 * self.spread[n] + (1 - self.plan.beta2) * (now - self.mean[n]).abs()
+
+    def budget(self, step):
+        first, last = int(self.plan.warmup * self.steps), self.steps - int(self.plan.settle * self.steps)
+        start, end = self.plan.rank * len(self.layers), self.plan.target * len(self.layers)
+        return int((start - end) * (1 - (step - first) / (last - first)) ** 3 + end)
+
+    def kept(self, step):
+        scores = {}
+        for layer in self.layers:
+            s = {part: self.mean[layer % part] * self.spread[layer % part] for part in ("lora_A", "lora_B", "lora_E")}
+            scores[layer] = s["lora_E"][:, 0] + s["lora_A"].mean(1) + s["lora_B"].mean(0)
+        everything = torch.cat(list(scores.values()))
+        cut = everything.sort().values[len(everything) - self.budget(step) - 1]
+        return {layer: score > cut for layer, score in scores.items()}
+
+
+def test_adalora_cuts_what_the_formula_says_keeps_it_cut_and_reloads_in_plain_peft(saved, tmp_path):
+    plan = method("adalora", rank=4, target=2, warmup=0.1, settle=0.4, every=3)
+    attached = plan.attach(load(saved("llama")).model)
+    adapting, steps = attached.adapting, 20
+    with pytest.raises(UserError, match="steps to cut in"):
+        adapting.begin(1)
+    adapting.begin(steps)
+    parameters = {n: p for n, p in attached.model.named_parameters() if p.requires_grad}
+    plain_one = Plain(parameters, plan, steps)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=3e-3)
+    ids = torch.arange(3, 43).view(2, 20)
+    for step in range(1, steps + 1):
+        loss = attached.model(input_ids=ids, labels=ids.roll(step, 1)).loss - attached.penalty() * 0
+        loss.backward()
+        optimizer.step()
+        before = {n: p.detach().clone() for n, p in parameters.items()}
+        gradients = {n: p.grad for n, p in parameters.items()}
+        adapting.after_update(step)
+        if step < 12:
+            plain_one.hear(before, gradients)
+        if step in (3, 6, 9, 12):
+            kept = plain_one.kept(step)
+            for layer, mask in kept.items():
+                assert torch.equal(parameters[layer % "lora_E"][:, 0] != 0, mask), f"step {step}, {layer}"
+        if step == 7:  # a resume in the middle: what is remembered is all there is
+            state = {name: value.clone() for name, value in adapting.remember().items()}
+            adapting.tuner.rankallocator.reset_ipt()
+            adapting.recall(state)
+        optimizer.zero_grad()
+    assert sum(int(mask.sum()) for mask in kept.values()) == 2 * 14 == round(attached.facts["rank_mean"] * 14)
+    assert attached.facts["rank_least"] < attached.facts["rank_most"], "layers end with ranks of their own"
+    for layer, mask in kept.items():
+        assert torch.equal(parameters[layer % "lora_E"][:, 0] != 0, mask), "what was cut stays cut"
+    again = {name: value.clone() for name, value in adapting.remember().items()}
+    assert all(name.startswith("kept|") for name in again)
+    wanted = logits(attached.model)
+    attached.save(tmp_path)
+    adapting.recall(again)
+    assert adapting.settled and torch.allclose(logits(attached.model), wanted)
+    assert torch.allclose(logits(PeftModel.from_pretrained(plain(saved("llama")), tmp_path)), wanted, atol=1e-5)
+    loaded = load(tmp_path)
+    assert loaded.attached.name == "adalora" and torch.allclose(logits(loaded.model), wanted, atol=1e-5)
+    assert loaded.attached.facts["trainable"] < attached.facts["trainable"], "only what was kept is on the disk"
+    merged, facts = merging.merge(loaded.attached)
+    assert facts["merge_difference"] <= 1e-5
+
+
+def test_adaloras_penalty_is_pefts(saved):
+    attached = method("adalora", rank=4, target=2).attach(load(saved("llama")).model)
+    stir(attached)
+    ids = torch.arange(3, 43).view(2, 20)
+    whole = attached.model(input_ids=ids, labels=ids).loss
+    bare = attached.model.get_base_model()(input_ids=ids, labels=ids).loss
+    assert float(attached.penalty()) == pytest.approx(float(whole - bare), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_p_tunings_networks_are_pefts(saved, kind):
+    """The same weights under PEFT's names give the same embeddings."""
+    from peft import PromptEncoder, PromptEncoderConfig
+
+    inputs = method("p_tuning", length=5, width=8, depth=3, encoder=kind).attach(load(saved("llama")).model).inputs
+    config = PromptEncoderConfig(
+        num_virtual_tokens=5,
+        token_dim=32,
+        num_transformer_submodules=1,
+        encoder_hidden_size=8,
+        encoder_reparameterization_type=kind.upper(),
+        **({"encoder_num_layers": 3} if kind == "lstm" else {}),
+    )
+    theirs = PromptEncoder(config)
+    ours = inputs.encoder.state_dict()
+    names = (
+        {name: name.replace("lstm.", "lstm_head.").replace("mlp.", "mlp_head.") for name in ours}
+        if kind == "lstm"
+        else {name: f"mlp_head.{name}" for name in ours}
+    )
+    theirs.load_state_dict({"embedding.weight": inputs.table, **{names[name]: value for name, value in ours.items()}})
+    with torch.no_grad():
+        assert torch.allclose(theirs(torch.arange(5)), inputs.embeddings(), atol=1e-6)

@@ -110,8 +110,13 @@ def train(
 ) -> None:
     """One training, to its end or its death; `changed` are settings of the loop."""
     tune, _, stream = tune.partition("+")
-    own = {"oft": {"block": 8}, "vera": {"rank": 8}, "adapter": {"width": 4}}
-    how = method(tune, **({"rank": 4, "dropout": 0.1} if tune.endswith("lora") else own.get(tune, {})))
+    own = {
+        "adalora": {"rank": 4, "target": 2, "every": 2},
+        "oft": {"block": 8},
+        "vera": {"rank": 8},
+        "adapter": {"width": 4},
+    }
+    how = method(tune, **({"rank": 4, "dropout": 0.1} if tune in ("lora", "qlora") else own.get(tune, {})))
     dtype = "bfloat16" if changed.get("precision") == "bf16-true" else "float32"
     loaded = load(model, dtype=dtype, stream=bool(stream), cache=Path(folder) / "cache", **how.load_options())
     torch.manual_seed(0)

@@ -109,7 +109,7 @@ def test_killed_anywhere_with_a_lean_base_equals_resident_never_killed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tune", ["prompt", "p_tuning", "adapter", "ia3", "oft", "vera", "freeze"])
+@pytest.mark.parametrize("tune", ["prompt", "p_tuning", "adalora", "adapter", "ia3", "oft", "vera", "freeze"])
 @pytest.mark.parametrize(("objective", "what", "at"), [("sft", "save", 2), ("dpo", "step", 8)])
 def test_every_other_method_goes_on_where_it_was_killed(llama, tmp_path, references, objective, tune, what, at):
     check_resume(llama, tmp_path, references, objective, tune, what, at)
@@ -164,6 +164,12 @@ def check_stopped(llama, folder, tune, at, objective="sft", **settings):
     found = contents(folder / "cut")
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+@pytest.mark.parametrize("at", [5, 9])
+def test_adaloras_ranks_go_on_in_the_middle_and_after_the_last_cut(llama, tmp_path, at):
+    """Of ten steps the seventh is the last cut: importances are remembered before, what is kept after."""
+    check_stopped(llama, tmp_path, "adalora", at)
 
 
 @pytest.mark.parametrize("name", [*OPTIMIZERS, *PRECISIONS, *OTHERS])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {
     "full": "bottega.models.methods.full:Full",
     "lora": "bottega.models.methods.lora:Lora",
+    "adalora": "bottega.models.methods.adalora:AdaLora",
     "qlora": "bottega.models.methods.qlora:QLora",
     "lisa": "bottega.models.methods.lisa:Lisa",
     "prefix": "bottega.models.methods.prefix:Prefix",
@@ -43,6 +44,7 @@ SAVED: dict[str, str] = {
     "IA3": "bottega.models.methods.peftlayers:attach_saved",
     "OFT": "bottega.models.methods.peftlayers:attach_saved",
     "VERA": "bottega.models.methods.peftlayers:attach_saved",
+    "ADALORA": "bottega.models.methods.peftlayers:attach_saved",
     "BOTTEGA_BOTTLENECK": "bottega.models.methods.bottlenecks:attach_saved",
 }
 """`peft_type` of a saved adapter -> the function that attaches it again."""

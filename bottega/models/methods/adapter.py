@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def save_adapter(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = copy.deepcopy(adapted.peft_config[name])
-    tensors = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*invalid shape")  # AdaLoRA may leave a layer no rank at all
+        tensors = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
     if starts is not None:
         assert isinstance(config, LoraConfig)
         tensors = {key: _doubled(key, tensor, starts) for key, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Methods whose layers are PEFT's (IA3, OFT, VeRA): put in, counted, saved, merged, and attached again.
+"""Methods whose layers are PEFT's (IA3, OFT, VeRA, AdaLoRA): put in, counted, saved, merged, and attached again.
 
 Left out: LoRA, whose starts and new tokens have code of their own (methods/lora.py).
 """
@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from peft import IA3Config, OFTConfig, PeftModel, VeraConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, OFTConfig, PeftModel, VeraConfig, get_peft_model
 from torch import nn
 
 from bottega.core.errors import UserError
@@ -26,9 +26,10 @@ CONFIGS: dict[str, tuple[str, type[Any]]] = {
     "IA3": ("ia3", IA3Config),
     "OFT": ("oft", OFTConfig),
     "VERA": ("vera", VeraConfig),
+    "ADALORA": ("adalora", AdaLoraConfig),
 }
 """`peft_type` of a saved adapter -> its method's name and PEFT's class of its config."""
-_PARAMETER = re.compile(r"\.(ia3_l|oft_R|vera_lambda_[bd])(\..*)?$")
+_PARAMETER = re.compile(r"\.(ia3_l|oft_R|vera_lambda_[bd]|lora_[ABE])(\..*)?$")
 
 
 def transposed(model: nn.Module, chosen: list[str]) -> bool:
@@ -69,6 +70,11 @@ def attach(
 
 
 def _attached(adapted: PeftModel, chosen: list[str], name: str, *, decays: bool = True) -> Attached:
+    for parameter_name, parameter in adapted.named_parameters():
+        if (
+            ".ranknum." in parameter_name
+        ):  # AdaLoRA's count of ranks; a change of dtype makes PEFT forget that it does not learn
+            parameter.requires_grad_(False)
     groups = make_groups(adapted.named_parameters())
     if not decays:
         groups = [{**group, "weight_decay": 0.0} for group in groups]
@@ -102,6 +108,9 @@ def attach_saved(model: nn.Module, folder: Path, *, trainable: bool) -> Attached
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings(
+                "ignore", message=".*rank_pattern keys"
+            )  # AdaLoRA's are of another kind than LoRA's
             config = kind(**{key: value for key, value in raw.items() if key in known})
             adapted = PeftModel.from_pretrained(
                 model,  # type: ignore[arg-type]

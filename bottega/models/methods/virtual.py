@@ -46,8 +46,21 @@ class Served:
         return self
 
 
+class Recurrent(nn.Module):
+    """(P, D) -> (P, D): an LSTM in both directions, and a perceptron over what they say at each place."""
+
+    def __init__(self, size: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(size, width, depth, bidirectional=True, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, size))
+
+    def forward(self, table_PD: Tensor) -> Tensor:
+        """The embeddings, from where they start."""
+        return self.mlp(self.lstm(table_PD[None])[0])[0]
+
+
 class VirtualTokens(nn.Module):
-    """P embeddings (P, D); with an encoder they are its output: MLP(table), as in P-tuning v1."""
+    """P embeddings (P, D); with an encoder they are its output, as in P-tuning v1."""
 
     def __init__(self, table_PD: Tensor, *, encoder: nn.Module | None = None, trainable: bool = True) -> None:
         super().__init__()
