@@ -5,12 +5,13 @@ Left out: stages whose rows are there before they begin (build.py).
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from bottega.core import rundir, table
-from bottega.core.types import Progress, Row, Tokens
+from bottega.core.types import Progress, Row, Sampler, Tokens
 from bottega.data.clean.held import Keys
 from bottega.data.holdout import hold_out
 from bottega.data.prompts import Prompt, prompts
@@ -60,6 +61,7 @@ def assemble_stage(
     shown = progress(settings.steps)
     generator = Generator(attached.model, setup.loaded.tokenizer, inputs=attached.inputs)
     stops = _stops(setup, generator)
+    sampler = _sampler(setup, rollout, generator, save)
     assert rollout.advantage is not None
     memory = Memory(bounds=_bounds(stage, rollout), note=shown.note, kl=float(rollout.advantage.options.get("kl", 0.0)))
     models = RewardModels(setup, attached)
@@ -69,7 +71,7 @@ def assemble_stage(
         people, rewards = people_in(setup, attached, models, rewards)
     collector = Collector(
         asked,
-        generator,
+        sampler,
         rewards,
         _advantage(rollout),
         _plan(rollout, setup.seed, needs, stops),
@@ -94,7 +96,7 @@ def assemble_stage(
     )
     parts.scorer.sampled_at(rollout.temperature)
     collector.parts = parts
-    parts.validate = _validate(setup, kept_out, generator, judges, stops, parts, shown.note)
+    parts.validate = _validate(setup, kept_out, sampler, judges, stops, parts, shown.note)
     models.join(parts)
     loop = Loop(parts, settings, setup.folder, shown)
     return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save)
@@ -173,6 +175,32 @@ def _stops(setup: Setup, generator: Generator) -> dict[str, Any]:
     return {"stop_ids": tuple(sorted({*generator.stop_ids(), *ids})), "stop": strings}
 
 
+def _sampler(setup: Setup, rollout: Rollout, generator: Generator, save: Callable[[str], None]) -> Sampler:
+    """Who samples: this process, or a server that is handed the adapter before it is asked.
+
+    Raises:
+        UserError: --offline and another machine's address.
+    """
+    if rollout.server is None:
+        return generator
+    from bottega.models.served import Served
+    from bottega.workshop.endpoints import refuse_offline
+
+    refuse_offline(rollout.server)
+    folder = setup.folder / "serving"
+    folder.mkdir(parents=True, exist_ok=True)
+    setup.note(f"answers are sampled by {rollout.server}, which loads the adapter from {folder.resolve()}")
+    return Served(
+        rollout.server,
+        save,
+        folder,
+        tokenizer=setup.loaded.tokenizer,
+        stop_ids=generator.stop_ids(),
+        name=f"bottega-{setup.folder.resolve().parents[1].name}-{setup.folder.name}",
+        key=os.environ.get(rollout.server_key_env, "") if rollout.server_key_env else "",
+    )
+
+
 def _bounds(stage: Stage, rollout: Rollout) -> Bounds:
     return Bounds(
         max_kl=rollout.max_kl,
@@ -236,7 +264,7 @@ def _judges(setup: Setup, models: RewardModels) -> dict[str, Composition]:
 def _validate(
     setup: Setup,
     kept_out: list[Prompt],
-    generator: Generator,
+    sampler: Sampler,
     judges: Mapping[str, Composition],
     stops: Mapping[str, Any],
     parts: Parts,
@@ -246,12 +274,12 @@ def _validate(
         return None
     assert setup.stage.rollout is not None
     how: Any = {"max_tokens": setup.stage.rollout.max_tokens, "stops": stops}
-    inner, far = held_out(kept_out, generator, judges, **how), None
+    inner, far = held_out(kept_out, sampler, judges, **how), None
     if setup.stage.teacher is not None:
-        far = held_out_divergence(kept_out, generator, parts, micro_tokens=4096, **how)
+        far = held_out_divergence(kept_out, sampler, parts, micro_tokens=4096, **how)
 
     def validate(step: int) -> Mapping[str, float]:
-        with undisturbed(generator.model):
+        with undisturbed(parts.attached.model):
             found = {**inner(step), **(far(step) if far is not None else {})}
         log = setup.folder / "metrics.jsonl"
         earlier = [line for line in rundir.read_jsonl(log) if "eval.judge" in line] if log.is_file() else []

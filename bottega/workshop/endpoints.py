@@ -61,6 +61,15 @@ def refuse(name: str, asked: Mapping[str, bool]) -> None:
             )
 
 
+def refuse_offline(url: str) -> None:
+    """Raises UserError where --offline was given and `url` is another machine's."""
+    from bottega.models.locate import is_offline
+
+    host = urlsplit(url).hostname or ""
+    if is_offline() and host not in ("localhost", "127.0.0.1", "::1"):
+        raise UserError(f"--offline was given, but the endpoint is at {host}: name a model of this machine")
+
+
 def connect(
     url: str,
     model: str,
@@ -74,12 +83,9 @@ def connect(
     Raises:
         UserError: --offline and another machine's address, or a key that is not set.
     """
-    from bottega.models.locate import is_offline
     from bottega.models.remote import Endpoint, Tls
 
-    host = urlsplit(url).hostname or ""
-    if is_offline() and host not in ("localhost", "127.0.0.1", "::1"):
-        raise UserError(f"--offline was given, but the endpoint is at {host}: name a model of this machine")
+    refuse_offline(url)
     tls = Tls(authority=reach.ca, certificate=reach.cert, key=reach.cert_key, verify=not reach.insecure)
     return Endpoint(
         url=url, model=model, key_env=reach.key_env, api=api, render=render, tls=tls, timeout_s=reach.timeout,

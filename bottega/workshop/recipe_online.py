@@ -5,6 +5,7 @@ Left out: what the objectives, advantages and rewards do (train/, grade/).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from bottega.core.config import Marks, closest, convert, option, plain
 from bottega.core.errors import UserError
 from bottega.core.rundir import sha256
 from bottega.core.strictyaml import Path as Keys
+from bottega.data.remote import holds_password, masked
 from bottega.grade import rewards
 from bottega.train.advantages import ADVANTAGES
 from bottega.train.objectives import OBJECTIVES
@@ -74,8 +76,11 @@ class Rollout:
         above=0,
     )
     rescore: bool | None = option(
-        None, "score answers with the trainer instead of taking the sampler's numbers; default: for ppo and 16 bits"
+        None,
+        "score answers with the trainer instead of taking the sampler's numbers; default: for ppo, 16 bits and a server",
     )
+    server: str | None = option(None, "a vLLM server that samples, http://HOST:8000/v1; default: this process")
+    server_key_env: str = option("", "the environment variable with the server's key")
     stop_kl: float = option(0.1, "nats a token from the policy that sampled, at which a round ends early", above=0)
     max_kl: float = option(1.0, "nats a token from the reference, at which the run ends (exit 5)", above=0)
     max_drift: float = option(0.02, "nats a token between sampler and trainer, at which the run ends (exit 5)", above=0)
@@ -130,11 +135,28 @@ def check(stage: Any, marks: Marks, place: Keys) -> list[str]:
         fail("rollout", "kl_target adapts the advantage's kl, which is 0; write advantage: {name: gae, kl: 0.05}")
     if rollout.prompts is not None and rollout.prompts < stage.batch:
         fail("rollout", f"a round of {rollout.prompts} prompts does not fill a batch of {stage.batch}; lower batch")
+    if rollout.server is not None:
+        mistakes += [f"{marks.at((*place, 'rollout'))}: {said}" for said in _check_server(stage, rollout)]
     if stage.feedback is not None:
         mistakes += [f"{marks.at((*place, 'feedback'))}: {said}" for said in recipe_live.check(stage, group)]
     if rollout.advantage is not None:
         mistakes += [f"{marks.at((*place, 'rollout'))}: {said}" for said in _check_advantage(name, rollout.advantage)]
     return mistakes
+
+
+def _check_server(stage: Any, rollout: Rollout) -> list[str]:
+    """Mistakes in `rollout.server`."""
+    assert rollout.server is not None
+    found = []
+    if not rollout.server.startswith(("http://", "https://")):
+        found.append(f"rollout.server {rollout.server!r} is no http(s) address; write it up to /v1")
+    elif holds_password(rollout.server):
+        found.append(f"{masked(rollout.server)} holds a password; take it out and name its variable: server_key_env")
+    if stage.method.name != "lora" or stage.method.options.get("init") in ("pissa", "olora"):
+        found.append("a server loads LoRA adapters of the base it has; write method: lora, or leave rollout.server out")
+    if rollout.server_key_env and not os.environ.get(rollout.server_key_env):
+        found.append(f"the environment variable {rollout.server_key_env} is not set; set it to the server's key")
+    return found
 
 
 def _check_reward(part: Graded) -> list[str]:
@@ -195,7 +217,7 @@ def complete(stage: Any) -> dict[str, Any]:
         advantage=_usual(name, rollout),
         rescore=rollout.rescore
         if rollout.rescore is not None
-        else name == "ppo" or "16" in str(stage.loop.get("precision")),
+        else name == "ppo" or "16" in str(stage.loop.get("precision")) or rollout.server is not None,
     )
     return {"rollout": rollout, "feedback": recipe_live.where(stage.feedback) if stage.feedback else None}
 
@@ -213,6 +235,8 @@ def flat(stage: dict[str, Any]) -> None:
 def record(kept: dict[str, Any]) -> dict[str, Any]:
     """What a run remembers of the files that judge: their names in `kept` (the folder may move), and the content of code."""
     recipe_live.record(kept)
+    for key in ("server", "server_key_env"):  # a server may move while a run stands still
+        (kept.get("rollout") or {}).pop(key, None)
     files = {}
     for key in ("rewards", "judge"):
         for part in kept.get(key) or ():

@@ -98,6 +98,24 @@ def test_a_reward_model_learns_from_hh_rlhf_and_says_its_held_out_accuracy_with_
     assert scores["pairs"] >= 30 and scores["low"] <= scores["accuracy"] <= scores["high"]
 
 
+def test_ppo_answers_hh_rlhf_s_prompts_with_a_reward_model_of_its_pairs_on_the_same_base(
+    model, shared_data, tmp_path, capsys
+):
+    """The file goes in as it is: text, pairs and prompts are read from it. Nothing is pinned of the rewards but that they are told."""
+    data = head(shared_data("hh_rlhf/pairs.jsonl"), tmp_path / "pairs.jsonl", 60)
+    keys = ("warm.data.0.path", "warm.data.1.path", "judge.data", "ppo.data")
+    words = ["run", str(RECIPES / "hh-ppo.yaml"), *(f"{key}={data}" for key in keys), "warm.steps=1", "warm.lr=1e-7"]
+    words += ["judge.steps=3", "judge.eval_every=3", "judge.batch=4", "judge.validation=0.2", "judge.allow_loss=1"]
+    words += ["ppo.steps=4", "ppo.eval_every=4", "ppo.batch=2", "ppo.validation=0.1", "ppo.allow_loss=1"]
+    words += ["ppo.rollout.prompts=4", "ppo.rollout.max_tokens=6"]
+    assert cli.door([*words, f"model={model}", "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().err
+    assert "accuracy on " in said and "an adapter on the policy's base, which lies in memory once" in said
+    lines = rundir.read_jsonl(tmp_path / "run" / "stages" / "03-ppo" / "metrics.jsonl")
+    assert len(lines) == 4 and all(math.isfinite(line["reward"]) and line["kl"] < 1.0 for line in lines)
+    assert "eval.reward" in lines[-1]
+
+
 @pytest.mark.parametrize("name", ["phoenix.md", "phoenix.pdf"])
 def test_a_document_is_read_on_and_the_loss_of_its_held_out_passages_falls(model, shared_data, tmp_path, name, capsys):
     data = shared_data(f"documents/{name}")

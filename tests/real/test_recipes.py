@@ -18,6 +18,14 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PARTS = {
     "hh-dpo": ("warm.data.0.path", "warm.validation.0.path", "align.data", "align.validation"),
     "classify-lora": ("sort.data", "sort.validation"),
+    "hh-ppo": (
+        "warm.data.0.path",
+        "warm.data.1.path",
+        "judge.data",
+        "judge.validation",
+        "ppo.data",
+        "ppo.validation",
+    ),
     "hh-reward": ("warm.data.0.path", "warm.data.1.path", "judge.data", "judge.validation"),
 }
 """Recipes that read what an earlier command of their head wrote, and the keys that say where."""
