@@ -98,8 +98,7 @@ def assemble_stage(
     collector.parts = parts
     parts.validate = _validate(setup, kept_out, sampler, judges, stops, parts, shown.note)
     models.join(parts)
-    loop = Loop(parts, settings, setup.folder, shown)
-    return Bench(loop=loop, parts=parts, settings=settings, rows=rows, save=save)
+    return Bench(loop=Loop(parts, settings, setup.folder, shown), parts=parts, settings=settings, rows=rows, save=save)
 
 
 def _experience(setup: Setup, rollout: Rollout, collector: Collector, memory: Memory) -> Experience:

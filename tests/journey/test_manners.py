@@ -1,4 +1,4 @@
-"""The alignment journey, recipes/manners: tuned on answers, a reward model, then DPO, PPO and GRPO from one start (row A12).
+"""The alignment journey, recipes/manners: tuned on answers, a reward model, then DPO, PPO and GRPO from one start (rows A12, A4).
 
 Left out: people in the loop (tests/workshop/test_live.py). On the bundled model, three seeds (slow): each way raises the held-out share
 of polite endings and the held-out reward, near its start, and keeps what was known; on a tiny model, that every stage runs.
@@ -24,6 +24,7 @@ from tests.models.tiny import tiny_model
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "manners"
 WAYS = ("dpo", "ppo", "grpo")
+CHOOSING = ("raft", "best-of-n", "online-dpo", "iterative-dpo")
 OLD = ("old_world_questions", "old_world_reading")
 SMALL = [
     "tune.steps=4", "tune.batch=8", "judge.steps=3", "judge.batch=4", "dpo.steps=3", "dpo.batch=4", "ppo.steps=4", "ppo.batch=4",
@@ -36,7 +37,8 @@ SMALL = [
 def manners(tmp_path_factory):
     """The recipe beside the data that its make.py writes."""
     folder = tmp_path_factory.mktemp("manners")
-    shutil.copy(RECIPE / "manners.yaml", folder)
+    for path in RECIPE.glob("*.yaml"):
+        shutil.copy(path, folder)
     runpy.run_path(str(RECIPE / "make.py"))["write"](folder / "data")
     return folder
 
@@ -106,8 +108,6 @@ def stands(model: Path, judge: Path, tasks: Path, seed: int) -> Stands:
 def test_dpo_ppo_and_grpo_each_raise_what_people_prefer_near_their_start_and_keep_what_was_known(
     manners, tmp_path, seed
 ):
-    from bottega.demo.checks import divergence
-
     began, out = time.process_time(), tmp_path / "run"
     result = run(manners / "manners.yaml", [f"seed={seed}"], out=out, quiet=True)
     judged = result.stages["judge"]
@@ -115,10 +115,24 @@ def test_dpo_ppo_and_grpo_each_raise_what_people_prefer_near_their_start_and_kee
         f"seed {seed}: judge {judged['eval.accuracy']:.3f} [{judged['eval.accuracy_low']:.3f}, {judged['eval.accuracy_high']:.3f}]"
     )
     assert judged["eval.accuracy_low"] > 0.7, "of 300 held-out pairs, of which 15 in 100 were chosen against the rule"
-    judge, tasks = stage(out, "judge") / "result", manners / "data" / "tasks"
-    start = stage(out, "tune") / "result"
+    gains(out, WAYS, manners / "data" / "tasks", seed)
+    print(f"  {time.process_time() - began:.0f} CPU s")
+    assert time.process_time() - began < 600
+
+
+@pytest.mark.slow
+def test_chosen_answers_raise_it_too_by_raft_best_of_n_online_and_iterative_dpo(manners, tmp_path):
+    run(manners / "choose.yaml", ["seed=1"], out=tmp_path / "run", quiet=True)
+    gains(tmp_path / "run", CHOOSING, manners / "data" / "tasks", 1)
+
+
+def gains(out: Path, ways: tuple[str, ...], tasks: Path, seed: int) -> None:
+    """What each way gained on held-out prompts over the model it started from, printed with its interval and held to the bounds."""
+    from bottega.demo.checks import divergence
+
+    judge, start = stage(out, "judge") / "result", stage(out, "tune") / "result"
     before = stands(start, judge, tasks, seed)
-    for way in WAYS:
+    for way in ways:
         model = stage(out, way) / "result"
         after = stands(model, judge, tasks, seed)
         polite = intervals.paired(before.polite, after.polite, seed=seed)
@@ -131,5 +145,3 @@ def test_dpo_ppo_and_grpo_each_raise_what_people_prefer_near_their_start_and_kee
         assert polite.low > 0.3 and reward.low > 0, way
         assert away.high < 6.0, way
         assert lost.high < 0.1, way
-    print(f"  {time.process_time() - began:.0f} CPU s")
-    assert time.process_time() - began < 600
