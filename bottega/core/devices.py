@@ -237,6 +237,17 @@ def repeatable(kind: str) -> None:
         settings.fill_uninitialized_memory = False  # what is never read need not be the same
 
 
+def has_bf16(name: str) -> bool:
+    """Whether a device computes in bfloat16 itself (T4 and V100 do not; CPUs all do, some slowly)."""
+    kind, _, number = name.partition(":")
+    if kind == "cuda":
+        import torch
+
+        return torch.cuda.get_device_capability(int(number or 0)) >= (8, 0) or torch.version.hip is not None
+    ask = getattr(module_of(kind), "is_bf16_supported", None)
+    return bool(ask()) if ask is not None else True
+
+
 def empty_cache(kind: str) -> None:
     """Give memory that torch keeps of devices of this kind back to them."""
     found = module_of(kind)

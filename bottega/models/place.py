@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,13 +49,48 @@ def choose_for(
     return chosen.name
 
 
+def spot_for(
+    model: str,
+    device: str,
+    *,
+    weights: str = "full",
+    stream: bool = False,
+    note: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Where a model that is only used lies, and in which dtype: what `load` takes, for the arguments of `choose_for`.
+
+    On a CPU that is float32, whatever the file holds; elsewhere weights that lie in a file in 16 bits stay so, in what the device
+    computes in.
+    """
+    devices.check(device)
+    if device == "cpu" or (device == "auto" and not devices.num_devices(devices.ACCELERATOR)):
+        return {"device": "cpu", "dtype": "float32"}
+    narrow = kept_in(model)
+    num_bytes = 4 if narrow == "float32" else 2
+    where = choose_for(model, device, weights=weights, stream=stream, num_bytes=num_bytes, note=note)
+    if where == "cpu" or narrow == "float32":
+        return {"device": where, "dtype": "float32"}
+    return {"device": where, "dtype": "bfloat16" if devices.has_bf16(where) else "float16"}
+
+
+def kept_in(model: str) -> str:
+    """float32, or 16bit where most numbers of a local model's files are in 16 bits."""
+    sizes = {"16bit": 0, "float32": 0}
+    for header in _headers(model):
+        for entry in header.values():
+            sizes["16bit" if entry["dtype"] in ("BF16", "F16") else "float32"] += math.prod(entry["shape"])
+    return "16bit" if sizes["16bit"] > sizes["float32"] else "float32"
+
+
 def count(model: str) -> int:
     """How many numbers the weight files of a local model hold; 0 where that cannot be known without fetching or reading it."""
-    folder = Path(model).expanduser()
-    if not (model in locate.BUNDLED or folder.is_dir()):
-        return 0
-    headers = [safety.check_safetensors(file) for file in safety.weight_files(locate.locate(model).base)]
-    return sum(math.prod(entry["shape"]) for header in headers for entry in header.values())
+    return sum(math.prod(entry["shape"]) for header in _headers(model) for entry in header.values())
+
+
+def _headers(model: str) -> list[dict[str, Any]]:
+    if not (model in locate.BUNDLED or Path(model).expanduser().is_dir()):
+        return []
+    return [safety.check_safetensors(file) for file in safety.weight_files(locate.locate(model).base)]
 
 
 def put(model: Model, device: str) -> Model:

@@ -194,7 +194,7 @@ class Scorer(nn.Module):
     ) -> Tensor:
         if need == "value":
             assert self.value is not None, "no value head: build the Scorer with value=True"
-            return self.value(hidden_SD)[:, 0].float()
+            return self.value(hidden_SD.to(self.value.weight.dtype))[:, 0].float()
         if need == "reward":
             assert self.reward is not None, "no reward head: `attached.reward` holds it"
             return self.reward(_mean(flat, layout) if self.kind == "encoder" else flat[layout.last_Q])
@@ -226,5 +226,7 @@ class Scorer(nn.Module):
         if "value" in needs:
             assert self.value is not None, "no value head: build the Scorer with value=True"
             last = out.hidden_states[-1]
-            scores["value"] = self.value(last.reshape(-1, last.shape[-1])[layout.at_S])[:, 0].float()
+            scores["value"] = self.value(last.reshape(-1, last.shape[-1])[layout.at_S].to(self.value.weight.dtype))[
+                :, 0
+            ].float()
         return {need: scores[need] for need in needs}

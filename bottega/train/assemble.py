@@ -5,19 +5,24 @@ Left out: loading the base (models/load.py) and reading recipes (workshop/build.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
+import torch
 from torch import nn
 
+from bottega.core import devices
 from bottega.core.types import Attached, Source, Spec
 from bottega.models import kinds
 from bottega.models.heads import causal_model
+from bottega.models.place import place_of
 from bottega.models.score import Scorer
 from bottega.train import compiled, equip, offload, parallel, recompute
 from bottega.train.parts import Parts
 from bottega.train.precision import LossScale
-from bottega.train.settings import LoopSettings
+from bottega.train.settings import LoopSettings, usual_precision
 
 LOOK_AHEAD = 8
 """Steps whose rows show whether all have one length."""
@@ -51,6 +56,7 @@ def assemble(
         UserError: a combination that the method or the architecture cannot do, with the reason.
     """
     world = world or parallel.World()
+    settings = _settled(attached, settings)
     packed = packed and attached.packs
     equip.refuse(attached, spec, settings, packed=packed, world=world, strategy=strategy)
     _prepare(attached, spec, settings)
@@ -82,6 +88,17 @@ def assemble(
     parts.optimizer = equip.make_optimizer(attached, scorer, settings, scratch)
     parts.rebuild = lambda: equip.rebuild(parts, settings, scratch)
     return parts
+
+
+def _settled(attached: Attached, settings: LoopSettings) -> LoopSettings:
+    """The settings with `precision: usual` as what it is for a model that lies where and as it does."""
+    if settings.precision != "usual":
+        return settings
+    place, half = place_of(attached.model), any(p.dtype == torch.bfloat16 for p in attached.model.parameters())
+    chosen = usual_precision(
+        place.type, half=devices.has_bf16(str(place)), frozen=half, in_backward=settings.step_in_backward
+    )
+    return dataclasses.replace(settings, precision=cast(Any, chosen))
 
 
 def _choose_compile(attached: Attached, source: Source, settings: LoopSettings) -> tuple[bool, str]:

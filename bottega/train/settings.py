@@ -51,10 +51,10 @@ class LoopSettings:
     checkpointing: keep only the inputs of layers in the forward pass, compute the rest again in the backward pass; of
     every n-th layer (recompute_every), and except for what recompute_keep names: attention, or products (attention
     and matrix products). saved_activations: where what the forward pass saves waits for the backward pass. precision:
-    fp32; bf16 (matrix products in bfloat16, weights in float32); bf16-true (weights and products in bfloat16, the
-    optimizer moves a float32 copy); fp16 (products in float16, the loss scaled by loss_scale at first). compile:
-    compile the trunk: true, false, or auto (where it pays: compiled.py). stream: the base's frozen layers stay on disk and
-    visit memory one at a time (models/stream.py).
+    usual (what suits the device and the method: `usual_precision`); fp32; bf16 (matrix products in bfloat16, weights in
+    float32); bf16-true (weights and products in bfloat16, the optimizer moves a float32 copy); fp16 (products in float16,
+    the loss scaled by loss_scale at first). compile: compile the trunk: true, false, or auto (where it pays: compiled.py).
+    stream: the base's frozen layers stay on disk and visit memory one at a time (models/stream.py).
     """
 
     steps: int
@@ -89,7 +89,7 @@ class LoopSettings:
     recompute_every: int = 1
     recompute_keep: Literal["none", "attention", "products"] = "none"
     saved_activations: Place = "device"
-    precision: Literal["fp32", "bf16", "bf16-true", "fp16"] = "fp32"
+    precision: Literal["usual", "fp32", "bf16", "bf16-true", "fp16"] = "usual"
     loss_scale: float = 65536.0
     compile: bool | Literal["auto"] = "auto"
     stream: bool = False
@@ -106,6 +106,20 @@ def most_tokens(micro_tokens: MicroTokens, device: str) -> int:
     if micro_tokens == "usual":
         return CPU_TOKENS if device == "cpu" else CUDA_TOKENS
     return SCORE_TOKENS if micro_tokens == "auto" else micro_tokens
+
+
+def usual_precision(device: str, *, half: bool, frozen: bool, in_backward: bool = False) -> str:
+    """What `precision: usual` is on a device of this kind.
+
+    A CPU computes in fp32. A GPU with bfloat16 (`half`) holds a frozen base in it (bf16-true; adapters stay float32), and
+    weights that learn in float32 with products in bfloat16 (bf16). One without (T4, V100) multiplies in fp16 with a scaled loss,
+    which does not go with steps in the backward pass.
+    """
+    if device == "cpu":
+        return "fp32"
+    if half:
+        return "bf16-true" if frozen else "bf16"
+    return "fp32" if in_backward else "fp16"
 
 
 def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:

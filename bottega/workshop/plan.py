@@ -95,7 +95,7 @@ def plan_recipe(
     packs = plan_shape.packs(shape.config)
     stages: list[dict[str, Any]] = []
     worst: tuple[float, Any] = (-1.0, None)
-    for stage in (recipes.on_device(stage, target.kind) for stage in recipe.stages):
+    for stage in (recipes.on_device(stage, target.kind, half=target.half) for stage in recipe.stages):
         rows = plan_rows.look(stage, shape.config, shape.tokenizer, seed=recipe.seed, packed=packs)
         rehearsals = Rehearsals(shape=shape, rows=rows.heaviest, objective=stage.objective.name)
         found = predict(stage, rehearsals, rows, target)

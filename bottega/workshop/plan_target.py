@@ -26,6 +26,8 @@ GPU_SHARE = (0.2, 0.55)
 CPU_RANGE = (0.5, 2.5)
 """Of the seconds predicted with another machine's rates."""
 LAUNCH_S = 8e-6
+BEFORE_AMPERE = ("T4", "V100", "P100", "RTX 20", "Quadro RTX")
+"""Parts of the names of GPUs without bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +47,11 @@ class Target:
     spread: tuple[float, float]
     slack: tuple[float, float]
     note: str
+
+    @property
+    def half(self) -> bool:
+        """Whether it computes in bfloat16; GPUs before Ampere do not."""
+        return not any(old in self.name for old in BEFORE_AMPERE)
 
 
 @cache

@@ -55,13 +55,13 @@ def predict(
     """
     from bottega.data import labels
     from bottega.models.load import load
-    from bottega.models.place import choose_for
+    from bottega.models.place import spot_for
     from bottega.models.purpose import need
 
     if threshold is not None and not 0.0 <= threshold <= 1.0:
         raise UserError(f"threshold {threshold} is outside 0 to 1; it is compared with a probability")
     with progress(None, "predict", quiet=quiet) as shown:
-        loaded = load(model, device=choose_for(model, device, note=shown.note))
+        loaded = load(model, **spot_for(model, device, note=shown.note))
         purpose = need(loaded.purpose, model)
         samples = list(_samples(file))
         words = [labels.words_of(sample) for sample in samples] if purpose.kind == "tagging" else None
@@ -123,10 +123,10 @@ def embed(
     """
     from bottega.data import labels
     from bottega.models.load import load
-    from bottega.models.place import choose_for
+    from bottega.models.place import spot_for
 
     with progress(None, "embed", quiet=quiet) as shown:
-        loaded = load(model, device=choose_for(model, device, note=shown.note))
+        loaded = load(model, **spot_for(model, device, note=shown.note))
         if loaded.kind == "encoder-decoder":
             raise UserError(f"{model} is an encoder-decoder, which gives no vector here; name an encoder or a decoder")
         texts = [sample.text for sample in _samples(file)]

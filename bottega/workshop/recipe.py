@@ -19,7 +19,7 @@ from bottega.core.strictyaml import Path as Keys
 from bottega.data.clean.steps import STEPS
 from bottega.models.methods import METHODS
 from bottega.train.objectives import OBJECTIVES
-from bottega.train.settings import LR_OF_OPTIMIZER, OF_OPTIMIZER, most_tokens
+from bottega.train.settings import LR_OF_OPTIMIZER, OF_OPTIMIZER, most_tokens, usual_precision
 from bottega.workshop import recipe_checks, recipe_file, recipe_online, recipe_order
 from bottega.workshop.recipe_checks import LOOP
 from bottega.workshop.recipe_choice import Choice
@@ -97,11 +97,19 @@ def allow_loss(recipe: Recipe, rows: int) -> Recipe:
     return dataclasses.replace(recipe, stages=stages)
 
 
-def on_device(stage: Stage, kind: str) -> Stage:
-    """The stage with `micro_tokens: usual` as the number that suits a device of this kind (cpu or cuda)."""
-    if stage.loop["micro_tokens"] != "usual":
-        return stage
-    return dataclasses.replace(stage, loop={**stage.loop, "micro_tokens": most_tokens("usual", kind)})
+def on_device(stage: Stage, kind: str, *, half: bool = True) -> Stage:
+    """The stage with `micro_tokens` and `precision` of `usual` as what suits a device of this kind (cpu or cuda).
+
+    Args:
+        half: whether the device computes in bfloat16.
+    """
+    loop = dict(stage.loop)
+    if loop["micro_tokens"] == "usual":
+        loop["micro_tokens"] = most_tokens("usual", kind)
+    if loop["precision"] == "usual":
+        frozen = stage.method.name in ADAPTERS
+        loop["precision"] = usual_precision(kind, half=half, frozen=frozen, in_backward=loop["step_in_backward"])
+    return dataclasses.replace(stage, loop=loop)
 
 
 def without_none(data: Any) -> Any:

@@ -30,6 +30,8 @@ FREE = ("keep", "save_every", "samples", "allow_loss", "self_check", "parallel")
 """Keys of a stage that change nothing of what is trained; `eval_every` does where a run may stop early."""
 IDENTITIES = ("base", "tokenizer", "template")
 """What is known of a stage only when its model is loaded."""
+SETTLED = ("micro_tokens", "precision")
+"""Settings whose word `usual` is written down as what it was on the device that the stage began on."""
 MAX_SHOWN = 12
 
 
@@ -115,20 +117,19 @@ class Record:
         if self.path.is_file():
             self.data = rundir.read_json(self.path)
 
-    def settled(self, recipe: Recipe, device: str | None) -> Recipe:
-        """The recipe with every `micro_tokens: usual` as a number: what it was when the stage began, else what suits the device.
+    def settled(self, recipe: Recipe, device: str | None, *, half: bool = True) -> Recipe:
+        """The recipe with every `micro_tokens` and `precision` of `usual` as what it was when the stage began, else what suits the
+        device.
 
         Args:
-            device: its kind (cpu, cuda); None leaves the word.
+            device: its kind (cpu, cuda); None leaves the word. half: whether it computes in bfloat16.
         """
         stages = []
         for stage in recipe.stages:
-            known = self.data["stages"].get(stage.name, {}).get("micro_tokens")
-            if known is not None and stage.loop["micro_tokens"] == "usual":
-                stage = dataclasses.replace(stage, loop={**stage.loop, "micro_tokens": known})
-            elif device is not None and stage.loop["micro_tokens"] == "usual":
-                stage = on_device(stage, device)
-            stages.append(stage)
+            begun = self.data["stages"].get(stage.name, {})
+            known = {key: begun[key] for key in SETTLED if key in begun and stage.loop[key] == "usual"}
+            stage = dataclasses.replace(stage, loop={**stage.loop, **known})
+            stages.append(stage if device is None else on_device(stage, device, half=half))
         return dataclasses.replace(recipe, stages=tuple(stages))
 
     def check_order(self, names: Sequence[str], made: AbstractSet[str]) -> None:

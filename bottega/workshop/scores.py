@@ -51,14 +51,14 @@ def score(
         UserError: no reward model, a row that cannot be read, pairs and chats in one file.
     """
     from bottega.grade.preferences import ensemble, pairwise
-    from bottega.models.place import choose_for
+    from bottega.models.place import spot_for
     from bottega.train.reward_scores import load_reward
 
     names = [models] if isinstance(models, str) else list(models)
     found: list[np.ndarray] = []
     with progress(None, "score", quiet=quiet) as shown:
         for name in names:
-            model = load_reward(name, device=choose_for(name, device, note=shown.note))
+            model = load_reward(name, **spot_for(name, device, note=shown.note))
             kind, rows, wheres, line = _rows(model, file, max_tokens, template, allow_loss)
             if not found:
                 shown.note(line)

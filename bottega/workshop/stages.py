@@ -32,6 +32,7 @@ from bottega.workshop import launch, plan_brief, recipe_live, scratch
 from bottega.workshop import recipe as recipes
 from bottega.workshop.measure import check_tasks, gates, measure
 from bottega.workshop.ranks import Ranks
+from bottega.workshop.recipe_parts import ADAPTERS
 from bottega.workshop.record import Record, git_commit, stage_record
 from bottega.workshop.stage import Session, folder_of, has_begun, is_done, run_stage, seen_from
 
@@ -148,7 +149,7 @@ def _together(
         record = Record(folder, plan, allow_change)
         device = _device(plan, shown.note)
         devices.repeatable(device.partition(":")[0])
-        plan = record.settled(plan, device.partition(":")[0])
+        plan = record.settled(plan, device.partition(":")[0], half=devices.has_bf16(device))
         this = Session(
             recipe=plan,
             folder=folder,
@@ -175,7 +176,15 @@ def _device(plan: Recipe, note: Callable[[str], None]) -> str:
 
     stage = plan.stages[0]
     weights = str(method(stage.method.name, **stage.method.options).load_options().get("weights", "full"))
-    return choose_for(plan.model, plan.device, weights=weights, stream=bool(stage.loop.get("stream")), note=note)
+    narrow = stage.loop["precision"] == "bf16-true" or (
+        stage.loop["precision"] == "usual" and stage.method.name in ADAPTERS
+    )
+    how: dict[str, Any] = {
+        "weights": weights,
+        "stream": bool(stage.loop.get("stream")),
+        "num_bytes": 2 if narrow else 4,
+    }
+    return choose_for(plan.model, plan.device, **how, note=note)
 
 
 def run_text(result: RunResult | dict[str, Any]) -> str:

@@ -347,15 +347,15 @@ class _Talk:
 
 def _open(model: str, template: str | None, note: Any, held: Held, device: str) -> tuple[Loaded, Template]:
     from bottega.models.load import load
-    from bottega.models.place import choose_for
+    from bottega.models.place import spot_for
     from bottega.models.spec import is_mixture
     from bottega.workshop.build import template_of
 
-    where = choose_for(model, device, weights=held.kind, stream=held.stream, note=note)
+    where = spot_for(model, device, weights=held.kind, stream=held.stream, note=note)
     if is_mixture(model):
         loaded = _mixture(model, held, where)
     else:
-        loaded = load(model, weights=held.kind, stream=held.stream, device=where)
+        loaded = load(model, weights=held.kind, stream=held.stream, **where)
     for line in loaded.notes:
         if not line.startswith(("packed:", "head:")):  # how training will lie: nothing for a person who chats
             note(line)
@@ -363,7 +363,7 @@ def _open(model: str, template: str | None, note: Any, held: Held, device: str) 
     return loaded, template_of(loaded, template)
 
 
-def _mixture(model: str, held: Held, device: str) -> Loaded:
+def _mixture(model: str, held: Held, where: dict[str, Any]) -> Loaded:
     """`a+b:0.6`: the adapters as one, made for this call only."""
     import tempfile
 
@@ -380,4 +380,4 @@ def _mixture(model: str, held: Held, device: str) -> Loaded:
         first = locate(parse(model.split("+")[0]).name).folder
         if has_tokenizer(first):
             load_tokenizer(first).save_pretrained(folder)
-        return load(folder, device=device)
+        return load(folder, **where)

@@ -1,17 +1,25 @@
 """Every tensor where the model lies: training and using models on a device that is no CPU gives a CPU's numbers."""
 
+import math
+import shutil
+
 import pytest
 import torch
 
 from bottega.core import devices, rundir
 from bottega.core.errors import UserError
+from bottega.core.strictyaml import load_yaml
 from bottega.models.load import load
 from bottega.models.place import choose_for, count
+from bottega.train import checkpoint, settings
 from bottega.workshop import use
 from bottega.workshop.predict import embed
 from bottega.workshop.stages import run
+from tests.device import standin
 from tests.models.tiny import tiny_model
-from tests.workshop.made import jsonl, workshop
+from tests.workshop.made import RECIPE, jsonl, workshop
+
+FP32 = [f"{stage}.precision=fp32" for stage in ("adapt", "instruct", "align")]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +74,7 @@ def test_auto_takes_a_device_only_if_the_weights_fit(device, made, monkeypatch):
 
 def test_three_stages_on_a_device_give_the_losses_of_a_cpu(device, made, monkeypatch):
     monkeypatch.chdir(made)
-    there = run("r.yaml", ["device=standin:1"], out=made / "runs" / "there", quiet=True)
+    there = run("r.yaml", ["device=standin:1", *FP32], out=made / "runs" / "there", quiet=True)
     here = run("r.yaml", ["device=cpu"], out=made / "runs" / "here", quiet=True)
     for name, facts in here.stages.items():
         for key in ("loss", "eval.loss"):
@@ -81,6 +89,88 @@ def test_three_stages_on_a_device_give_the_losses_of_a_cpu(device, made, monkeyp
 
     state = load_file(next(random.glob("step-*")) / "state" / "random.safetensors")
     assert {"cpu", "standin0", "standin1"} <= set(state)
+
+
+def test_a_run_that_began_on_a_device_goes_on_on_a_cpu(device, made, monkeypatch):
+    """Four of eight steps there, the rest here: the last loss is that of eight steps here; batches, optimizer and precision go on."""
+    monkeypatch.chdir(made)
+    only = ["device=standin", "instruct.save_every=4", "instruct.keep=3", *FP32]
+    recipe = load_yaml(RECIPE, file="r.yaml")[0]
+    recipe["stages"] = recipe["stages"][1:2]
+    only = [word for word in only if "adapt" not in word and "align" not in word]
+    whole = run(recipe, ["device=cpu", *only[1:]], out=made / "runs" / "whole", quiet=True)
+    run(recipe, only, out=made / "runs" / "moved", quiet=True)
+    stage = made / "runs" / "moved" / "stages" / "01-instruct"
+    (stage / "stage.json").unlink()
+    for gone in (stage / "result", checkpoint.path_of(stage / "checkpoints", 8)):
+        shutil.rmtree(gone)
+    moved = run(recipe, ["device=cpu", *only[1:]], out=made / "runs" / "moved", quiet=True)
+    assert [line["step"] for line in rundir.read_jsonl(stage / "metrics.jsonl")] == list(range(1, 9))
+    assert moved.stages["instruct"]["eval.loss"] == pytest.approx(whole.stages["instruct"]["eval.loss"], rel=1e-5)
+    recorded = rundir.read_json(made / "runs" / "moved" / "run.json")["stages"]["instruct"]
+    assert recorded["precision"] == "fp32" and recorded["micro_tokens"] == settings.CUDA_TOKENS
+
+
+@pytest.mark.parametrize(("half", "said"), [(True, ["bf16-true", "bf16"]), (False, ["fp16", "fp16"])])
+def test_the_usual_precision_is_the_devices_and_training_works_in_it(device, made, monkeypatch, half, said):
+    """LoRA's frozen base lies in bfloat16, weights that all learn stay float32; without bfloat16 products are fp16, scaled."""
+    monkeypatch.chdir(made)
+    monkeypatch.setattr(standin, "BF16", half)
+    recipe = load_yaml(RECIPE, file="r.yaml")[0]
+    recipe["stages"] = [dict(stage) for stage in recipe["stages"][:2]]
+    out = made / "runs" / f"usual-{half}"
+    result = run(recipe, ["device=standin"], out=out, quiet=True)
+    record = rundir.read_json(out / "run.json")["stages"]
+    assert [record[name]["precision"] for name in ("adapt", "instruct")] == said
+    assert result.stages["instruct"]["loss"] == pytest.approx(4.704, abs=0.05)
+
+
+LEARNERS = {
+    "reward": "{objective: reward, data: prefs.jsonl, steps: 2, batch: 4}",
+    "ppo": "{objective: ppo, data: prefs.jsonl, steps: 2, batch: 4, rewards: [{name: length, target: 5}], "
+    "rollout: {max_tokens: 6, prompts: 4}}",
+    "grpo": "{objective: grpo, data: prefs.jsonl, steps: 2, batch: 2, rewards: [{name: length, target: 5}], "
+    "rollout: {max_tokens: 6, prompts: 2, group: 2}}",
+    "labels": "{objective: classification, data: labels.jsonl, steps: 2, batch: 4, validation: 0.2}",
+    "vectors": "{objective: contrastive, data: pairs.jsonl, steps: 2, batch: 4, method: full}",
+    "distil": "{objective: distil, teacher: teacher, data: chats.jsonl, steps: 2, batch: 4}",
+    "prefix": "{objective: sft, data: chats.jsonl, steps: 2, batch: 4, method: {name: prefix, length: 3}}",
+    "lisa": "{objective: sft, data: chats.jsonl, steps: 2, batch: 4, method: {name: lisa, active: 1, every: 1}}",
+    "qlora": "{objective: sft, data: chats.jsonl, steps: 2, batch: 4, method: {name: qlora, base: int8}}",
+    "checkpointing": "{objective: sft, data: chats.jsonl, steps: 2, batch: 4, checkpointing: true, optimizer_states: host, "
+    "saved_activations: host}",
+    "blocks": "{objective: pretrain, data: docs, blocks: true, max_tokens: 32, steps: 2, batch: 4, optimizer: muon, method: full}",
+}
+
+
+HALF = ("reward", "ppo", "labels", "prefix", "qlora", "lisa")
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "fp32") for name in LEARNERS), *((name, "usual") for name in HALF)]
+)
+def test_every_way_to_learn_keeps_its_tensors_on_the_device(device, made, monkeypatch, name, precision):
+    monkeypatch.chdir(made)
+    if name == "distil":
+        tiny_model("llama", made / "teacher", num_hidden_layers=1)
+    jsonl(made / "labels.jsonl", [{"text": f"it is {i}", "label": ["good", "bad"][i % 2]} for i in range(20)])
+    jsonl(made / "pairs.jsonl", [{"prompt": f"number {i}", "completion": f"it is {i}"} for i in range(20)])
+    text = f"name: x\nmodel: model\nstages:\n  - one: {LEARNERS[name]}\n"
+    (made / "one.yaml").write_text(text)
+    result = run(
+        "one.yaml",
+        ["device=standin:1", f"one.precision={precision}"],
+        out=made / "runs" / f"{name}-{precision}",
+        quiet=True,
+    )
+    assert math.isfinite(result.stages["one"]["loss"])
+    if precision == "fp32" and name not in (
+        "checkpointing",
+        "ppo",
+        "grpo",
+    ):  # sampling draws, host memory is beside a device
+        here = run("one.yaml", ["device=cpu"], out=made / "runs" / f"{name}-here", quiet=True)
+        assert result.stages["one"]["loss"] == pytest.approx(here.stages["one"]["loss"], rel=1e-4)
 
 
 def test_generate_eval_and_embed_run_where_they_are_told(device, made, tmp_path):

@@ -177,7 +177,7 @@ def test_a_layer_policy_without_checkpointing_is_refused(llama, tmp_path):
         ({"optimizer": "schedule_free", "beta1": 0.9, "tune": "lisa"}, "those of lisa take turns"),
         ({"optimizer_states": "host"}, "the model lies in host memory already: write file or device"),
         ({"saved_activations": "host"}, "the model lies in host memory already: write file or device"),
-        ({"precision": "fp8"}, "precision 'fp8' is not known: use one of fp32, bf16, bf16-true, fp16"),
+        ({"precision": "fp8"}, "precision 'fp8' is not known: use one of usual, fp32, bf16, bf16-true, fp16"),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_the_reason(llama, tmp_path, settings, reason):
