@@ -59,6 +59,21 @@ def new_head(model: nn.Module) -> RewardHead:
     return RewardHead(layers.text_config(heads.causal_model(model)).hidden_size)
 
 
+def rest_language_head(attached: Attached) -> None:
+    """Freeze what an encoder guesses hidden tokens with, which no reward is read from, and take it from what is trained."""
+    whole: Any = heads.causal_model(attached.model)
+    outside = [name for name, _ in whole.named_children() if name != whole.base_model_prefix]
+    resting = set()
+    for name, parameter in attached.model.named_parameters():
+        if any(f".{part}." in f".{name}" for part in outside):
+            parameter.requires_grad_(False)
+            resting.add(id(parameter))
+    for group in attached.groups:
+        kept = [at for at, parameter in enumerate(group["params"]) if id(parameter) not in resting]
+        group |= {key: [group[key][at] for at in kept] for key in ("params", "names")}
+    attached.groups = [group for group in attached.groups if group["params"]]
+
+
 def save_head(attached: Attached, folder: str | Path) -> None:
     """Write the head that was trained with `attached` into its folder; nothing where there is none, or another's."""
     head = attached.reward

@@ -23,7 +23,7 @@ from bottega.models.load import Loaded, load, packs
 from bottega.models.methods import method
 from bottega.models.place import place_of
 from bottega.models.purpose import LABELLED
-from bottega.models.reward import has_head, load_head, new_head, save_head
+from bottega.models.reward import has_head, load_head, new_head, rest_language_head, save_head
 from bottega.train import objectives, parallel
 from bottega.train.assemble import assemble
 from bottega.train.corrupted import Corrupted, hidden_once
@@ -287,6 +287,8 @@ def _reward_head(setup: Setup, attached: Attached) -> None:
         known = setup.loaded.folder
         head = load_head(known, attached.model) if has_head(known) else new_head(attached.model)
         attached.reward = head.to(place_of(attached.model))
+        if setup.loaded.kind == "encoder":
+            rest_language_head(attached)
 
 
 def join_teacher(setup: Setup, attached: Attached) -> bool:

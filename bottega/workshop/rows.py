@@ -120,7 +120,7 @@ def read_rows(
     if kind == UNPAIRED:
         return _unpaired(stage, loaded, template, seed)
     assert kind == "text" or not stage.blocks, "the recipe's check lets blocks through for texts only"
-    _refuse_kind(kind, loaded)
+    _refuse_kind(stage, loaded)
     plan = _plan(stage, loaded, kind)
     if loaded.kind == "encoder-decoder" and kind != "text":
         return _both_sides(stage, loaded, template, plan, seed)
@@ -183,11 +183,17 @@ def marks_of(loaded: Loaded) -> Marks:
     return Marks.of(loaded.tokenizer, start_of(config) if loaded.kind == "encoder-decoder" else ())
 
 
-def _refuse_kind(kind: str, loaded: Loaded) -> None:
-    if loaded.kind == "encoder" and kind != "text":
+def _refuse_kind(stage: Stage, loaded: Loaded) -> None:
+    """An encoder writes no answers, but can judge others'; a reward reads states that an encoder-decoder spreads over two sides."""
+    name = stage.objective.name
+    if loaded.kind == "encoder" and OBJECTIVES[name].data != "text" and name != "reward":
         raise UserError(
-            f"{loaded.folder} holds an encoder, which writes no answers; train it with pretrain, classification, multilabel, "
-            f"regression, tagging or contrastive"
+            f"{loaded.folder} holds an encoder, which writes no answers; train it with pretrain, reward, classification, "
+            "multilabel, regression, tagging or contrastive"
+        )
+    if loaded.kind == "encoder-decoder" and name == "reward":
+        raise UserError(
+            f"{loaded.folder} holds an encoder-decoder, whose reward head is not built; use a decoder or an encoder for reward"
         )
 
 

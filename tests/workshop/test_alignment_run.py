@@ -12,6 +12,7 @@ from bottega.core.errors import UserError
 from bottega.grade.preferences import ensemble, pairwise
 from bottega.workshop.scores import score, score_text
 from bottega.workshop.stages import run
+from tests.models.tiny import tiny_model
 from tests.workshop.made import jsonl, workshop
 
 
@@ -59,6 +60,30 @@ def test_score_orders_pairs_scores_replies_and_writes_a_file(place, judge):
     alone = score(str(folder), str(said), quiet=True)
     assert alone["kind"] == "replies"
     assert alone["rows"][0]["reward"] == pytest.approx(lines[3]["chosen"], abs=1e-4)  # the same reply, in a pair or not
+
+
+@pytest.mark.parametrize("method", [{"name": "lora", "rank": 4}, "full"], ids=["lora", "full"])
+def test_an_encoder_can_judge_too_pairs_by_score_and_the_answers_of_a_decoder(place, tmp_path, method):
+    """Its reward reads the mean of the states; what guesses hidden tokens rests, and its prompt is computed for each reply."""
+    encoder = tiny_model("bert", tmp_path / "bert")
+    plan = {**recipe(place, "reward", validation=0.2, method=method, steps=10), "model": str(encoder)}
+    done = run(plan, out=str(tmp_path / "judge"), quiet=True)
+    assert done.stages["judge"]["eval.accuracy"] >= 5 / 6
+    result = score(str(tmp_path / "judge"), str(place / "prefs.jsonl"), quiet=True)
+    assert result["scores"]["accuracy"] > 0.9 and result["scores"]["pairs"] == 30
+    learn = {
+        "objective": "grpo", "data": str(place / "prefs.jsonl"), "steps": 1, "batch": 2, "rollout": {"max_tokens": 4},
+        "rewards": [{"name": "model", "path": str(tmp_path / "judge")}],
+    }  # fmt: skip
+    run({"name": "g", "model": str(place / "model"), "stages": [{"learn": learn}]}, out=tmp_path / "g", quiet=True)
+    (line,) = (json.loads(one) for one in next((tmp_path / "g").glob("stages/*/rounds.jsonl")).read_text().splitlines())
+    assert line["rewards"]["model"]["spread"] > 0
+
+
+def test_an_encoder_decoder_as_a_reward_model_is_refused(place, tmp_path):
+    plan = {**recipe(place, "reward"), "model": str(tiny_model("t5", tmp_path / "t5"))}
+    with pytest.raises(UserError, match="whose reward head is not built; use a decoder or an encoder"):
+        run(plan, out=str(tmp_path / "judge"), quiet=True)
 
 
 def test_an_ensemble_gives_a_mean_and_how_far_its_models_disagree(place, judge):
