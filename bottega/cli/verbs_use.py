@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bottega.cli.parts import call, cli, json_flag, offline_flag, quiet_flag, template_option, verb
+from bottega.cli.parts import call, cli, columns_option, json_flag, offline_flag, quiet_flag, template_option, verb
 
 weights_option = click.option(
     "--weights",
@@ -161,6 +161,7 @@ cut_option = click.option(
     "predict",
     "bottega predict runs/spam incoming.jsonl --out labelled.jsonl",
     "bottega predict runs/fraud rows.jsonl --threshold 0.9 --json",
+    "bottega predict runs/fraud new.csv --column 'text={{ amount }} EUR from {{ country }}'",
 )
 @click.argument("model")
 @click.argument("file")
@@ -168,6 +169,7 @@ cut_option = click.option(
     "--threshold", type=click.FloatRange(0, 1), help="Say the positive label from here on; default: as stored."
 )
 @cut_option
+@columns_option
 @click.option("--out", help="Write JSON lines here: label and probabilities a text.")
 @device_option
 @json_flag

@@ -34,6 +34,7 @@ def predict(
     *,
     threshold: float | None = None,
     max_tokens: int | None = None,
+    columns: Sequence[str] = (),
     out: str | None = None,
     quiet: bool = False,
     device: str = "auto",
@@ -45,6 +46,7 @@ def predict(
         file: a list of texts, or a file (jsonl, csv ... with a text; txt, one a line). Rows with `tokens` are tagged word by word.
         threshold: of probabilities, from which the positive label (every label, of several at once) is said; default: the stored one.
         max_tokens: longer texts are cut; default: the model's positions. out: write JSON lines there.
+        columns: `text=COLUMN` and `label=COLUMN`, or a text made of columns, for a plain table: as in the recipe.
         device: auto, cpu, cuda or cuda:N (core/devices.py).
 
     Returns:
@@ -63,7 +65,7 @@ def predict(
     with progress(None, "predict", quiet=quiet) as shown:
         loaded = load(model, **spot_for(model, device, note=shown.note))
         purpose = need(loaded.purpose, model)
-        samples = list(_samples(file))
+        samples = list(_samples(file, columns))
         words = [labels.words_of(sample) for sample in samples] if purpose.kind == "tagging" else None
         rows, num_cut = labels.bare(
             [sample.text for sample in samples], loaded.tokenizer, max_tokens=limit_of(loaded, max_tokens), words=words
@@ -183,30 +185,34 @@ def _never(folder: str) -> None:
     raise AssertionError(f"a prediction saves no model: {folder}")
 
 
-def _samples(file: str | Sequence[str]) -> Iterator[Labelled]:
+def _samples(file: str | Sequence[str], columns: Sequence[str] = ()) -> Iterator[Labelled]:
     """Texts, with their labels where the rows have them."""
     from bottega.data.formats import samples
     from bottega.data.sources import Problem, read
+    from bottega.workshop.data_verbs import pairs
 
     if not isinstance(file, str):
         yield from (Labelled(text=text, label="") for text in file)
         return
     if not Path(file).is_file():
         raise UserError(f"there is no file {file}; check the path")
+    renamed = pairs(columns)
     if Path(file).suffix == ".txt":
+        if renamed:
+            raise UserError(f"{file} is plain text and has no columns; leave --column out, or give a table")
         lines = [line for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         if not lines:
             raise UserError(f"{file} has no text; write one a line")
         yield from (Labelled(text=line, label="") for line in lines)
         return
-    bare_words = all(not isinstance(record, Problem) and _is_words(record) for _, record in read(file))
+    bare_words = all(not isinstance(record, Problem) and _is_words(record) for _, record in read(file, columns=renamed))
     if bare_words:
-        for _, record in read(file):
+        for _, record in read(file, columns=renamed):
             assert not isinstance(record, Problem)
             spoken = tuple(map(str, record.get("tokens") or record["words"]))
             yield Labelled(text=" ".join(spoken), label="", words=spoken)
         return
-    for sample in samples(file):
+    for sample in samples(file, columns=renamed):
         if isinstance(sample, Problem):
             raise UserError(f"{sample}; mend the row, every text of the file is read")
         if isinstance(sample, Labelled):

@@ -29,7 +29,7 @@ from bottega.workshop.markup import (
     table,
     whisker,
 )
-from bottega.workshop.report_files import Run, Stage, read
+from bottega.workshop.report_files import Run, Stage, read, use_of
 
 CSS = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -372,7 +372,7 @@ def _commands(run: Run) -> str:
     commands = run.run.get("commands")
     if not isinstance(commands, list) or not commands:
         commands = [
-            f"bottega chat {run.folder}",
+            use_of(run.folder),
             f"bottega runs show {run.folder}",
             f"bottega runs verify {run.folder}",
         ]

@@ -5,6 +5,7 @@ Left out: what is made of them (report.py).
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,16 @@ def _read_along(folder: Path) -> list[dict[str, Any]]:
                 name = f"{plain_name(path.parent.name)}, step {line.get('step', 0)}"
                 found.setdefault(str(line.get("prompt", "")), {})[name] = str(line.get("reply", ""))
     return [{"prompt": prompt, "stages": replies} for prompt, replies in found.items()]
+
+
+def use_of(folder: str | Path) -> str:
+    """The command that uses a run's newest result: what a head for labels, vectors or rewards says is no chat."""
+    from bottega.models import purpose, reward
+
+    found = sorted(Path(folder).glob("stages/*/result"))
+    saved = purpose.read(found[-1]) if found else None
+    named = shlex.quote(str(folder))
+    if saved is not None:
+        return f"bottega {'embed' if saved.kind == 'contrastive' else 'predict'} {named} FILE"
+    is_reward = bool(found) and (found[-1] / reward.FILE).is_file()
+    return f"bottega score {named} FILE" if is_reward else f"bottega chat {named}"

@@ -189,7 +189,7 @@ def _device(plan: Recipe, note: Callable[[str], None]) -> str:
 
 def run_text(result: RunResult | dict[str, Any]) -> str:
     """What a run or a plan comes to, for people."""
-    from bottega.models import purpose
+    from bottega.workshop.report_files import use_of
 
     if isinstance(result, dict):
         return launch.launch_text(result) if "launch" in result else _plan_text(result)
@@ -199,12 +199,10 @@ def run_text(result: RunResult | dict[str, Any]) -> str:
     lines = [table(rows, ("stage", "steps", "loss", "validation loss"))]
     lines += [f"gate not passed: {gate}" for gate in result.gates]
     lines += [f"model   {result.model}", f"report  {result.report}" if result.report else ""]
-    folder = shlex.quote(str(result.folder))
-    saved = purpose.read(result.model)
-    if saved is not None:
-        lines.append(f"next    bottega {'embed' if saved.kind == 'contrastive' else 'predict'} {folder} FILE")
-    else:
-        lines += [f"next    bottega chat {folder}", f"        bottega eval {folder} --tasks TASK"]
+    use = use_of(result.folder)
+    lines.append(f"next    {use}")
+    if use.startswith("bottega chat"):
+        lines.append(f"        bottega eval {shlex.quote(str(result.folder))} --tasks TASK")
     return "\n".join(line for line in lines if line)
 
 

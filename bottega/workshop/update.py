@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bottega.core import rundir
 from bottega.core.config import dump_yaml, load_yaml
 from bottega.core.errors import Mismatch, UserError
-from bottega.core.types import Conversation, Document, Preference
+from bottega.core.types import Conversation, Document, Labelled, Preference
 from bottega.workshop import recipe as recipes
 from bottega.workshop.recipe import Part, Recipe, Stage
 from bottega.workshop.record import fingerprint
@@ -30,6 +30,13 @@ LEAST_GAIN = 0.01
 """Bits a byte by which the new probe has to get better, at the low end of the paired interval."""
 LINEAGE = "lineage.json"
 OWN = ("data", "replay", "forgetting")
+KINDS: dict[str, tuple[type, str]] = {
+    "text": (Document, "text"),
+    "chat": (Conversation, "messages"),
+    "preference": (Preference, "preference"),
+    "unpaired": (Labelled, "unpaired"),
+}
+"""What an objective learns from -> the rows' type, and the format that they are written in."""
 
 
 def update(
@@ -168,7 +175,13 @@ def _apart(stage: Stage, data: str, seed: int) -> tuple[list[Any], list[Any]]:
     from bottega.train.objectives import OBJECTIVES
 
     found = [row for row in samples([data]) if not isinstance(row, Problem)]
-    wanted = {"text": Document, "chat": Conversation, "preference": Preference}[OBJECTIVES[stage.objective.name].data]
+    kind = OBJECTIVES[stage.objective.name].data
+    if kind not in KINDS:
+        raise UserError(
+            f"the run's last stage ({stage.name}) learned {stage.objective.name}, and an update knows stages that learn from "
+            "texts, chats, preferences or liked answers: run its recipe again with both data sets"
+        )
+    wanted = KINDS[kind][0]
     other = next((row for row in found if not isinstance(row, wanted)), None)
     if not found or other is not None:
         held = "no usable row" if not found else f"a {type(other).__name__.lower()}"
@@ -176,7 +189,17 @@ def _apart(stage: Stage, data: str, seed: int) -> tuple[list[Any], list[Any]]:
             f"{data} holds {held}, and the run's last stage ({stage.name}) learns from {wanted.__name__.lower()}s"
         )
     apart = hold_out([found], share=SHARE, seed=seed, passages=wanted is Document)
-    return apart.train[0], apart.held_out[:MAX_PROBES]
+    probes = [row for row in apart.held_out if _is_wanted(row)]
+    if not probes:
+        raise UserError(
+            f"{data} has no row to spare for the probe; an update needs some more rows, liked ones among them"
+        )
+    return apart.train[0], probes[:MAX_PROBES]
+
+
+def _is_wanted(row: Any) -> bool:
+    """Whether a model should say this: not where people disliked it."""
+    return not isinstance(row, Labelled) or bool(row.label)
 
 
 def _old_probes(stage: Stage, seed: int) -> list[Any]:
@@ -196,7 +219,7 @@ def _old_probes(stage: Stage, seed: int) -> list[Any]:
         rows = hold_out(read(stage.data), share=kept.share, seed=seed, passages=passages).held_out
     else:
         rows = [row for part in read(kept.data if kept is not None else stage.data) for row in part]
-    return [row for row in rows if not isinstance(row, Problem)][:MAX_PROBES]
+    return [row for row in rows if not isinstance(row, Problem) and _is_wanted(row)][:MAX_PROBES]
 
 
 def _write_rows(path: Path, rows: Sequence[Any], stage: Stage) -> None:
@@ -204,8 +227,7 @@ def _write_rows(path: Path, rows: Sequence[Any], stage: Stage) -> None:
     from bottega.data.formats import to_json
     from bottega.train.objectives import OBJECTIVES
 
-    kind = {"text": "text", "chat": "messages", "preference": "preference"}[OBJECTIVES[stage.objective.name].data]
-    write: Callable[[Any], dict[str, Any]] = WRITERS[kind]
+    write: Callable[[Any], dict[str, Any]] = WRITERS[KINDS[OBJECTIVES[stage.objective.name].data][1]]
     rundir.atomic_write(path, "".join(to_json(write(row)) + "\n" for row in rows))
 
 
@@ -230,6 +252,9 @@ def _item(row: Any) -> dict[str, str]:
     """What was asked and what was answered: the first exchange of a chat, the chosen answer of a preference, a whole text."""
     if isinstance(row, Document):
         return {"prompt": "", "answer": row.text}
+    if isinstance(row, Labelled):
+        asked = next((turn.content for turn in reversed(row.prompt) if turn.role == "user"), "")
+        return {"prompt": asked, "answer": row.text}
     turns = row.turns if isinstance(row, Conversation) else (*row.prompt, *row.chosen)
     asked = next((turn.content for turn in turns if turn.role == "user"), "")
     return {"prompt": asked, "answer": next((turn.content for turn in turns if turn.role == "assistant"), "")}

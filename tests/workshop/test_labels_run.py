@@ -13,6 +13,7 @@ import torch
 import transformers
 from peft import PeftModel
 
+from bottega.cli import door
 from bottega.core import rundir
 from bottega.core.errors import UserError
 from bottega.models import purpose
@@ -66,6 +67,25 @@ def test_a_classifier_is_trained_keeps_its_threshold_and_says_what_plain_transfo
         assert row["label"] == ("bad" if row["probabilities"]["bad"] >= saved.thresholds["bad"] else "good")
     always = predict(str(result), texts, threshold=0.0, quiet=True)
     assert {row["label"] for row in always["rows"]} == {"bad"} and always["scores"] == {}
+
+
+def test_a_plain_table_is_predicted_by_its_columns_and_the_report_names_the_verb(tmp_path, capsys):
+    """Two columns make the text that the model has learned; without `--column` the table fits no format."""
+    tiny_model("bert", tmp_path / "model")
+    run(str(recipe(tmp_path, kind="classification", steps=4)), out=str(tmp_path / "run"), quiet=True)
+    table = tmp_path / "new.csv"
+    table.write_text("thing,state,verdict\nsaw,broken,bad\nlamp,bright,good\n")
+    told = ["--column", "text=The {{ thing }} is {{ state }} today.", "--column", "label=verdict"]
+    assert door(["predict", str(tmp_path / "run"), str(table), *told, "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["text"] for row in found["rows"]] == ["The saw is broken today.", "The lamp is bright today."]
+    assert "accuracy" in found["scores"]
+    assert door(["predict", str(tmp_path / "run"), str(table), "--quiet"]) == 2
+    (tmp_path / "new.txt").write_text("The saw is broken today.\n")
+    assert door(["predict", str(tmp_path / "run"), str(tmp_path / "new.txt"), *told, "--quiet"]) == 2
+    assert "leave --column out" in capsys.readouterr().err
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "bottega predict" in page and "bottega chat" not in page
 
 
 def test_every_kind_of_label_has_its_numbers_and_its_answers(tmp_path):

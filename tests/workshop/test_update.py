@@ -10,10 +10,12 @@ import pytest
 
 from bottega.cli import door
 from bottega.core import rundir
+from bottega.core.errors import UserError
 from bottega.workshop import stages
 from bottega.workshop.runs_compare import runs_compare
 from bottega.workshop.runs_gc import runs_gc
 from tests.models.tiny import tiny_model
+from tests.workshop import labelled
 from tests.workshop.made import chat, jsonl
 
 COLOURS = ("red", "blue", "green", "white")
@@ -151,3 +153,42 @@ def test_gc_keeps_all_of_a_stage_whose_result_is_damaged(ended, tmp_path):
     with rundir.lock(run):
         kept = runs_gc((str(run),), remove=True)["kept"]
     assert kept == [{"run": str(run), "why": "another process works in it"}]
+
+
+def test_a_run_that_learned_from_liked_answers_is_brought_up_to_date_too(tmp_path):
+    """KTO: rows keep their thumbs, and only what was liked is probed."""
+    tiny_model("llama", tmp_path / "model")
+    for name, what in (("old", "Room"), ("new", "Garden")):
+        rows = [
+            {"prompt": f"{what} {i}?", "completion": f"It is {COLOURS[i % 4]}.", "label": i % 4 < 2} for i in range(48)
+        ]
+        jsonl(tmp_path / f"{name}.jsonl", rows)
+    (tmp_path / "r.yaml").write_text(
+        "name: liked\nmodel: model\nstages:\n  - s: {objective: kto, data: old.jsonl, method: {name: lora, rank: 4}, steps: 2,"
+        " batch: 8, validation: 0.2}\n"
+    )
+    stages.run(tmp_path / "r.yaml", out=tmp_path / "runs" / "liked", quiet=True)
+    words = [
+        "run",
+        "--update",
+        str(tmp_path / "runs" / "liked"),
+        f"data={tmp_path / 'new.jsonl'}",
+        "steps=2",
+        "--quiet",
+    ]
+    assert door(words) in (0, 1)  # two steps need not pass the gate
+    place = tmp_path / "runs" / "liked-v2" / "update"
+    kept = [json.loads(line) for line in (place / "new.jsonl").read_text().splitlines()]
+    assert {row["label"] for row in kept} == {True, False}
+    for name in ("old", "new"):
+        probes = [json.loads(line) for line in (place / f"{name}-probe.jsonl").read_text().splitlines()]
+        assert probes and all(probe["answer"].removeprefix("It is ").rstrip(".") in COLOURS[:2] for probe in probes)
+    assert (tmp_path / "runs" / "liked-v2" / "lineage.json").is_file()
+
+
+def test_a_stage_that_an_update_does_not_know_is_refused_in_a_sentence(tmp_path):
+    tiny_model("bert", tmp_path / "model")
+    path = labelled.recipe(tmp_path, kind="classification", steps=2)
+    stages.run(path, out=tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match="learned classification, and an update knows"):
+        stages.run(None, [f"data={tmp_path / 'classification.jsonl'}"], update=str(tmp_path / "run"), quiet=True)
