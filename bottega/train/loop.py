@@ -59,6 +59,8 @@ class Loop:
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         if self.parts.attached.adapting is not None:
             self.parts.attached.adapting.begin(self.settings.steps)
+        if self.parts.device == "cpu" and self.settings.fills_memory:
+            devices.keep_heap()
         self.state = resume.resume(self.parts, self.settings, self.folder, self.progress.note)
         parallel.distinct_noise(self.parts.world, self.step)
         for note in self.parts.notes:

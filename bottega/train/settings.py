@@ -100,6 +100,11 @@ class LoopSettings:
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{spec.name} is {value}, but needs a finite number")
 
+    @property
+    def fills_memory(self) -> bool:
+        """Whether the run may hold what it once took; not one that was set up to leave memory free."""
+        return not self.stream and self.saved_activations == self.optimizer_states == "device"
+
 
 def most_tokens(micro_tokens: MicroTokens, device: str) -> int:
     """The setting as a number on a device of this kind (cpu or cuda); for `auto`, what it begins with."""

@@ -1,4 +1,12 @@
-"""Which device a name stands for on a machine without a GPU; with devices, see tests/device."""
+"""Which device a name stands for on a machine without a GPU; with devices, see tests/device.
+
+And memory that a step frees is there for the next step.
+"""
+
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -31,3 +39,44 @@ def test_the_random_state_goes_back_and_states_of_devices_that_are_gone_are_left
     first = torch.rand(3)
     devices.set_random_state({**state, "cuda7": state["cpu"]})
     assert torch.equal(torch.rand(3), first)
+
+
+FAULTS = """
+import ctypes, resource, sys
+from bottega.core import devices
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+kept = devices.keep_heap() if sys.argv[1] == "keep" else False
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):  # four blocks a step, 80 MiB together
+    blocks = [libc.malloc(20 << 20) for _ in range(4)]
+    for block in blocks:
+        ctypes.memset(block, 1, 20 << 20)
+    for block in blocks:
+        libc.free(block)
+print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str, **env: str) -> tuple[int, int]:
+    """Whether the heap says that it keeps, and the pages that ten steps of 80 MiB asked for."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "LD_PRELOAD"))}
+    done = subprocess.run([sys.executable, "-c", FAULTS, how], env=clean | env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kept, count = done.stdout.split()
+    return int(kept), int(count)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's heap is told to keep")
+def test_pages_of_a_step_are_kept_for_the_next():
+    """80 MiB are 20,480 pages of 4 KiB: asked for once where the heap keeps them, more often where it trims at 64 MiB."""
+    _, trimmed = faults("default")
+    kept, once = faults("keep")
+    assert kept and once < 25_000
+    assert trimmed > 2 * once
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's heap is told to keep")
+def test_an_environment_that_names_its_own_thresholds_is_left_alone():
+    assert faults("keep", MALLOC_TRIM_THRESHOLD_="1048576")[0] == 0
