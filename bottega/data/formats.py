@@ -32,6 +32,7 @@ FORMATS: dict[str, Format] = {
     "unpaired": shapes.unpaired,
     "labelled": shapes.labelled,
     "tagged": shapes.tagged,
+    "steps": shapes.steps,
     "scored": shapes.scored,
     "text_only": shapes.text,
     "text2text": shapes.prompt_completion,
@@ -61,6 +62,8 @@ def _looks_like(record: Record) -> str | None:
         return "sharegpt"
     if "prompt" in has and has & set(ANSWERS) and has & {"label", "kto_tag"}:
         return "unpaired"
+    if "labels" in has and isinstance(record["labels"], list) and has & {"steps", "completions"}:
+        return "steps"
     several = next((record[k] for k in ("output", "responses", "completions") if isinstance(record.get(k), list)), None)
     if (
         several

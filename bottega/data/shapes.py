@@ -318,6 +318,22 @@ def tagged(record: Record, where: Where) -> Sample:
     )
 
 
+def steps(record: Record, where: Where) -> Sample:
+    """A prompt, an answer in steps, and of each whether it is right (process supervision)."""
+    column, marks = _first(record, ("steps", "completions")), "labels"
+    parts, labels = _need(record, column), _need(record, marks)
+    if not isinstance(parts, list) or not isinstance(labels, list) or len(parts) != len(labels) or not parts:
+        raise BadRow(marks, "expected a list of steps and a list of as many labels")
+    if any(not isinstance(step, str) or not step.strip() for step in parts):
+        raise BadRow(column, "a step is a text")
+    if any(not isinstance(label, bool) for label in labels):
+        raise BadRow(marks, "a step's label is true or false")
+    prompt = _with_system(record, prompt_of(_need(record, "prompt", "question", "instruction"), "prompt"))
+    meta = _meta(record, column, marks, "prompt")
+    said = tuple(map(str, labels))
+    return Labelled(text="\n".join(parts), label=said, words=tuple(parts), prompt=prompt, where=where, meta=meta)
+
+
 def float_only(record: Record, where: Where) -> Sample:
     """LMFlow's `float_only`: a number without a text (the output of a reward model)."""
     value = _number(_need(record, "value"))

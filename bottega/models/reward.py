@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -29,8 +30,12 @@ ADAPTER = "reward"
 """What the reward's adapter is called in a model that carries the policy's adapter too."""
 
 
+BY_REPLY, BY_STEPS = "reply", "steps"
+"""What a head reads: the end of a whole reply, or that of each step."""
+
+
 class RewardHead(nn.Module):
-    """r = w . h, with h the state of a reply's last token, or, in an encoder, the mean of its states.
+    """r = w . h, with h the state of a reply's last token (or of a step's, `reads`), or, in an encoder, the mean of its states.
 
     The start is N(0, 1 / (D + 1)), as in Stiennon et al. 2020 (arXiv 2009.01325) and its released code: rewards begin near 1 in
     size, and the first gradient reaches the trunk. There is no bias, for differences of rewards do not depend on one.
@@ -38,6 +43,7 @@ class RewardHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.reads = BY_REPLY
         self.weight = nn.Parameter(torch.randn(width) / (width + 1) ** 0.5)
 
     def forward(self, hidden_QD: Tensor) -> Tensor:
@@ -50,7 +56,7 @@ class RewardHead(nn.Module):
         save_file(
             {"score.weight": self.weight.detach().cpu()[None].contiguous()},
             Path(folder) / FILE,
-            metadata={"format": "pt"},
+            metadata={"format": "pt"} | ({"reads": self.reads} if self.reads != BY_REPLY else {}),
         )
 
 
@@ -102,6 +108,8 @@ def load_head(folder: str | Path, model: nn.Module) -> RewardHead:
         raise UserError(f"{path} has {found}, where the model needs (1, {len(head.weight)}); use the one it came with")
     with torch.no_grad():
         head.weight.copy_(weight[0])
+    with safe_open(path, "pt") as file:
+        head.reads = (file.metadata() or {}).get("reads", BY_REPLY)
     return head
 
 

@@ -89,8 +89,8 @@ class Scorer(nn.Module):
         """Compute `needs` of one micro-batch.
 
         Args:
-            needs: any of nll (), logp (S,), entropy (S,), value (S,), divergence (S,), reward (Q,), embedding (Q, D), labels (Q, C),
-                tags (S, C); S and Q as in `targets`, C labels.
+            needs: any of nll (), logp (S,), entropy (S,), value (S,), step_reward (S,), divergence (S,), reward (Q,), embedding
+                (Q, D), labels (Q, C), tags (S, C); S and Q as in `targets`, C labels.
             view: whose numbers: the policy's, or the reference's or the joined reward model's (no gradient).
 
         Returns:
@@ -195,6 +195,9 @@ class Scorer(nn.Module):
         if need == "value":
             assert self.value is not None, "no value head: build the Scorer with value=True"
             return self.value(hidden_SD.to(self.value.weight.dtype))[:, 0].float()
+        if need == "step_reward":
+            assert self.reward is not None, "no reward head: `attached.reward` holds it"
+            return self.reward(hidden_SD)
         if need == "reward":
             assert self.reward is not None, "no reward head: `attached.reward` holds it"
             return self.reward(_mean(flat, layout) if self.kind == "encoder" else flat[layout.last_Q])

@@ -35,6 +35,15 @@ class RewardModel:
         pad = self.tokenizer.pad_token_id or 0
         return reward_rows(self.scorer, rows, packed=self.packed, pad_id=pad, micro_tokens=micro_tokens)
 
+    def steps(self, rows: Sequence[Row]) -> list[np.ndarray]:
+        """Per row of data/steps.py, the log-odds that each step is right."""
+        pad, found = self.tokenizer.pad_token_id or 0, []
+        for row in rows:
+            layout, targets = lay([row], packed=self.packed, pad_id=pad)
+            with torch.no_grad():
+                found.append(self.scorer(layout, targets, ("step_reward",))["step_reward"].float().numpy())
+        return found
+
 
 def load_reward(name: str | Path, **how: Any) -> RewardModel:
     """The reward model of a stage's result, a run or a model folder. how: of models/load.py's `load`.

@@ -23,7 +23,7 @@ from bottega.models.load import Loaded, load, packs
 from bottega.models.methods import method
 from bottega.models.place import place_of
 from bottega.models.purpose import LABELLED
-from bottega.models.reward import has_head, load_head, new_head, rest_language_head, save_head
+from bottega.models.reward import BY_REPLY, BY_STEPS, has_head, load_head, new_head, rest_language_head, save_head
 from bottega.train import objectives, parallel
 from bottega.train.assemble import assemble
 from bottega.train.corrupted import Corrupted, hidden_once
@@ -283,9 +283,10 @@ def _measure(
 
 def _reward_head(setup: Setup, attached: Attached) -> None:
     """A reward model gets its head: the one of the model that the stage starts from, else a new one."""
-    if "reward" in objectives.OBJECTIVES[setup.stage.objective.name].needs:
+    if {"reward", "step_reward"} & set(objectives.OBJECTIVES[setup.stage.objective.name].needs):
         known = setup.loaded.folder
         head = load_head(known, attached.model) if has_head(known) else new_head(attached.model)
+        head.reads = BY_STEPS if setup.stage.objective.name == "process_reward" else BY_REPLY
         attached.reward = head.to(place_of(attached.model))
         if setup.loaded.kind == "encoder":
             rest_language_head(attached)

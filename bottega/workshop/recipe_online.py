@@ -27,8 +27,13 @@ ONLINE = tuple(name for name, entry in OBJECTIVES.items() if entry.data == "prom
 """Objectives that learn from their own answers."""
 UNREWARDED = ("gkd",)
 """Those that learn from a teacher, whatever their answers are worth."""
-ASKED = {"model": "bottega.workshop.reward_models:reward_model", "judge": "bottega.workshop.reward_judge:reward_judge"}
-"""Rewards that are models: `model`, a reward model (on the policy's base where it is an adapter of it), and `judge`, which is asked."""
+ASKED = {
+    "model": "bottega.workshop.reward_models:reward_model",
+    "steps": "bottega.workshop.reward_steps:reward_steps",
+    "judge": "bottega.workshop.reward_judge:reward_judge",
+}
+"""Rewards that are models: `model`, a reward model (on the policy's base where it is an adapter of it), `steps`, one that judges each
+step, and `judge`, which is asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from bottega.workshop.recipe_parts import Recipe, Stage
 
 
+OBJECTIVE = {"model": "reward", "steps": "process_reward"}
+"""Rewards that are trained, and the objective that makes them."""
+
+
 def before(recipe: Recipe, number: int) -> int | None:
     """The place of the stage whose result this one starts from; None: the recipe's model."""
     names, start = [stage.name for stage in recipe.stages], recipe.stages[number].start
@@ -49,28 +53,25 @@ def check(recipe: Recipe, marks: Marks) -> list[str]:
             mistakes.append(f"{marks.at((*place, 'start'))}: {said}")
         for key in ("rewards", "judge"):
             for part in getattr(stage, key) or ():
-                if part.name == "model":
-                    mistakes += [
-                        f"{marks.at((*place, key))}: {one}" for one in _check_model(part.options, recipe.stages[:i])
-                    ]
+                if part.name in OBJECTIVE:
+                    mistakes += [f"{marks.at((*place, key))}: {one}" for one in _check_model(part, recipe.stages[:i])]
     return mistakes
 
 
-def _check_model(options: dict[str, Any], earlier: tuple[Stage, ...]) -> list[str]:
-    """Mistakes in where the reward `model` is said to lie."""
-    path, stage = options.get("path"), options.get("stage")
+def _check_model(part: Any, earlier: tuple[Stage, ...]) -> list[str]:
+    """Mistakes in where a reward that is trained is said to lie."""
+    name, path, stage = part.name, part.options.get("path"), part.options.get("stage")
     if (path is None) == (stage is None):
-        return ["the reward model needs a path (a run or a model folder) or a stage of this recipe, and not both"]
+        return [f"the reward {name} needs a path (a run or a model folder) or a stage of this recipe, and not both"]
     if stage is None:
         return []
     found = next((one for one in earlier if one.name == stage), None)
     if found is None:
+        near = closest(str(stage), [one.name for one in earlier])
+        return [f"the reward {name} names the stage {stage!r}, which is none before this one{near}"]
+    if found.objective.name != OBJECTIVE[name]:
         return [
-            f"the reward model names the stage {stage!r}, which is none before this one{closest(str(stage), [s.name for s in earlier])}"
-        ]
-    if found.objective.name != "reward":
-        return [
-            f"the stage {stage} is {found.objective.name} and makes no reward model; name one with objective: reward"
+            f"the stage {stage} is {found.objective.name} and makes no reward {name}; name one with objective: {OBJECTIVE[name]}"
         ]
     return []
 
@@ -80,7 +81,7 @@ def with_paths(recipe: Recipe, stage: Stage, folder_of: Callable[[int], Path]) -
     names = [one.name for one in recipe.stages]
 
     def resolved(part: Any) -> Any:
-        if part.name != "model" or part.options.get("stage") is None:
+        if part.name not in OBJECTIVE or part.options.get("stage") is None:
             return part
         rest = {key: value for key, value in part.options.items() if key != "stage"}
         return dataclasses.replace(

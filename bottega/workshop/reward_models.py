@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bottega.core.errors import UserError
 from bottega.core.types import Attached, Conversation, Turn
 from bottega.data.chat import Template, encode_prompt
 from bottega.grade.rewards import Answer
 from bottega.models.place import place_of
-from bottega.models.reward import ADAPTER, join, joined_names, shares_base
+from bottega.models.reward import ADAPTER, BY_STEPS, join, joined_names, shares_base
 from bottega.train.parts import Parts
 from bottega.train.reward_batch import ModelReward
 from bottega.train.reward_scores import load_reward
@@ -27,6 +28,12 @@ def reward_model(
     stage of the same recipe (recipe_order.py puts its path here); mean, deviation: taken off and divided by.
 
     What makes it is RewardModels.open, which needs the policy."""
+
+
+def refuse_steps(path: str, head: Any) -> None:
+    """Raises UserError where the head reads steps, and a reply's end would be asked of it."""
+    if head.reads == BY_STEPS:
+        raise UserError(f"{path} judges steps (objective process_reward): use the reward `steps` with its path")
 
 
 class RewardModels:
@@ -47,12 +54,14 @@ class RewardModels:
         if self._shares(path):
             if not self.joined:
                 join(self.attached, path)
+                refuse_steps(path, self.attached.reward)
                 self.joined = path
                 self.setup.note(f"reward {path}: an adapter on the policy's base, which lies in memory once")
             made = ModelReward(mean=mean, deviation=deviation)
             self._waiting.append(made)
             return made
         apart = load_reward(path, device=str(place_of(self.attached.model)))
+        refuse_steps(path, apart.scorer.reward)
         self.setup.note(f"reward {path}: another base than the policy's, loaded beside it")
         return ModelReward(apart=apart, reads=_reader(apart.tokenizer), mean=mean, deviation=deviation)
 

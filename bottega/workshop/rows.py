@@ -13,7 +13,7 @@ from typing import Any
 
 from bottega.core.errors import UserError
 from bottega.core.types import Row
-from bottega.data import both_sides, labels, prepare, unpaired
+from bottega.data import both_sides, labels, prepare, steps, unpaired
 from bottega.data.blocks import Blocks, blocks
 from bottega.data.chat import Template
 from bottega.data.clean.account import Account
@@ -36,6 +36,7 @@ from bottega.workshop.shard_rows import ShardCache
 
 DEFAULT_MAX_TOKENS = 2048
 UNPAIRED = "unpaired"
+STEPS = "steps"
 LABELLED = ("labelled", "tagged", "pairs")
 """Kinds of rows that data/labels.py makes."""
 OWN_KEYS = ("length", "loss")
@@ -119,6 +120,9 @@ def read_rows(
         return _labelled(stage, loaded, seed)
     if kind == UNPAIRED:
         return _unpaired(stage, loaded, template, seed)
+    if kind == STEPS:
+        _refuse_kind(stage, loaded)
+        return _stepwise(stage, loaded, template, seed)
     assert kind == "text" or not stage.blocks, "the recipe's check lets blocks through for texts only"
     _refuse_kind(stage, loaded)
     plan = _plan(stage, loaded, kind)
@@ -191,9 +195,9 @@ def _refuse_kind(stage: Stage, loaded: Loaded) -> None:
             f"{loaded.folder} holds an encoder, which writes no answers; train it with pretrain, reward, classification, "
             "multilabel, regression, tagging or contrastive"
         )
-    if loaded.kind == "encoder-decoder" and name == "reward":
+    if loaded.kind == "encoder-decoder" and name in ("reward", "process_reward"):
         raise UserError(
-            f"{loaded.folder} holds an encoder-decoder, whose reward head is not built; use a decoder or an encoder for reward"
+            f"{loaded.folder} holds an encoder-decoder, whose reward head is not built; use a decoder or an encoder for {name}"
         )
 
 
@@ -231,6 +235,16 @@ def _unpaired(stage: Stage, loaded: Loaded, template: Template, seed: int) -> St
         "allow_loss": stage.allow_loss,
     }
     return _held(stage, "labelled", seed, lambda samples: unpaired.rows(samples, loaded.tokenizer, template, **how))
+
+
+def _stepwise(stage: Stage, loaded: Loaded, template: Template, seed: int) -> StageRows:
+    """Answers in steps, in memory."""
+    how: dict[str, Any] = {
+        "max_tokens": row_limit(stage, loaded),
+        "over_length": stage.over_length or "error",
+        "allow_loss": stage.allow_loss,
+    }
+    return _held(stage, "labelled", seed, lambda samples: steps.rows(samples, loaded.tokenizer, template, **how))
 
 
 def _held(

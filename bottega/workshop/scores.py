@@ -53,12 +53,14 @@ def score(
     from bottega.grade.preferences import ensemble, pairwise
     from bottega.models.place import spot_for
     from bottega.train.reward_scores import load_reward
+    from bottega.workshop.reward_models import refuse_steps
 
     names = [models] if isinstance(models, str) else list(models)
     found: list[np.ndarray] = []
     with progress(None, "score", quiet=quiet) as shown:
         for name in names:
             model = load_reward(name, **spot_for(name, device, note=shown.note))
+            refuse_steps(name, model.scorer.reward)
             kind, rows, wheres, line = _rows(model, file, max_tokens, template, allow_loss)
             if not found:
                 shown.note(line)

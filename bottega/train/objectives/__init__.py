@@ -50,6 +50,9 @@ OBJECTIVES: dict[str, Entry] = {
     "simpo": Entry("bottega.train.objectives.pairs:simpo", "preference", "branches", ("logp",), ("pairs",)),
     "cpo": Entry("bottega.train.objectives.pairs:cpo", "preference", "branches", ("logp",), ("pairs",)),
     "reward": Entry("bottega.train.objectives.reward:bradley_terry", "preference", "branches", ("reward",), ("pairs",)),
+    "process_reward": Entry(
+        "bottega.train.objectives.reward:process_reward", "steps", "branches", ("step_reward",), ("tokens",)
+    ),
     "ppo": Entry(
         "bottega.train.objectives.policy:ppo",
         "prompt",

@@ -1,6 +1,6 @@
-"""Objectives of reward models: which of two replies is better (Bradley-Terry).
+"""Objectives of reward models: which of two replies is better (Bradley-Terry), and whether each step of one is right.
 
-Left out: process rewards; reading rewards out again (train/reward_scores.py).
+Left out: reading rewards out again (train/reward_scores.py).
 
 Shapes: Q replies (chosen and rejected of a pair are neighbours), P pairs.
 """
@@ -68,3 +68,34 @@ def bradley_terry(
             "square/pairs": 0.5 * (chosen_P**2 + rejected_P**2).sum(),
         }
     return {"reward": Term(total, "pairs")}, sums
+
+
+def process_reward(scores: Scores, targets: Targets) -> tuple[dict[str, Term], Sums]:
+    """Say of every step whether it is right: the reward at a step's last token is the log-odds that it is.
+
+    -sum_k [y_k log s(r_k) + (1 - y_k) log s(-r_k)]; Uesato et al. 2022 (arXiv 2211.14275) section 2.3, Lightman et al. 2023 (arXiv
+    2305.20050) section 2.6.
+
+    Args:
+        scores: `step_reward` (S,), one a step. targets: tokens `label` (S,): 1 right, 0 wrong.
+
+    Returns:
+        One term in tokens (steps); metrics per step: loss, accuracy, right (the share that is right).
+
+    >>> import math, torch
+    >>> none = torch.zeros(0)
+    >>> t = Targets(labels_S=none, weights_S=torch.ones(2), sequence_S=none, row_Q=none, tokens={"label": torch.tensor([1.0, 0.0])})
+    >>> terms, sums = process_reward({"step_reward": torch.tensor([1.0, 2.0])}, t)
+    >>> math.isclose(terms["steps"].total, math.log(1 + math.exp(-1.0)) + math.log(1 + math.exp(2.0)), rel_tol=1e-6)
+    True
+    """
+    reward_S, right_S = scores["step_reward"], targets.tokens["label"]
+    losses_S = F.binary_cross_entropy_with_logits(reward_S, right_S.to(reward_S), reduction="none")
+    total = (targets.weights_S * losses_S).sum()
+    with torch.no_grad():
+        sums = {
+            "loss/tokens": total.detach(),
+            "accuracy/tokens": (targets.weights_S * ((reward_S > 0) == (right_S > 0.5))).sum(),
+            "right/tokens": (targets.weights_S * right_S).sum(),
+        }
+    return {"steps": Term(total, "tokens")}, sums
