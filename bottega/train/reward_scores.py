@@ -41,7 +41,7 @@ class RewardModel:
         for row in rows:
             layout, targets = lay([row], packed=self.packed, pad_id=pad)
             with torch.no_grad():
-                found.append(self.scorer(layout, targets, ("step_reward",))["step_reward"].float().numpy())
+                found.append(self.scorer(layout, targets, ("step_reward",))["step_reward"].float().cpu().numpy())
         return found
 
 

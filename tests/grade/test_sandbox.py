@@ -71,12 +71,15 @@ for path in ("/usr/bottega", "/bottega", "/dev/bottega", "/work/mine"):
         print("wrote", path)
     except OSError:
         print("no")
+import sys
+flags = [os.statvfs(path).f_flag for path in ("/", "/usr", sys.base_prefix, "/dev/null")]
+print([bool(flag & os.ST_RDONLY) and bool(flag & os.ST_NOSUID) for flag in flags])
 print(sorted(os.listdir("/work")), os.environ.keys() - {{"PATH", "HOME", "LANG", "LC_CTYPE"}})
 """
     ran = told(code)
-    assert ran.out.splitlines() == ["False"] * 7 + ["no"] * 3 + ["wrote /work/mine", "['main.py', 'mine'] set()"], (
-        ran.err
-    )
+    assert ran.out.splitlines() == [
+        *["False"] * 7, *["no"] * 3, "wrote /work/mine", str([True] * 4), "['main.py', 'mine'] set()",
+    ], ran.err  # fmt: skip
     assert not Path("/usr/bottega").exists() and secret.read_text() == "xyzzy"
 
 
