@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bottega.core import rundir, table
-from bottega.core.types import Progress, Row, Sampler, Tokens
+from bottega.core.types import Attached, Progress, Row, Sampler, Tokens
 from bottega.data.clean.held import Keys
 from bottega.data.holdout import hold_out
 from bottega.data.prompts import Prompt, prompts
 from bottega.evals.engine import end_of_turn
 from bottega.evals.hook import undisturbed
 from bottega.grade import rewards
+from bottega.models.dropout import still
 from bottega.models.generate import Generator
 from bottega.models.reference import frozen_copy
 from bottega.train import advantages, objectives, parallel
@@ -59,7 +60,7 @@ def assemble_stage(
     steps_a_round = rollout.epochs * -(-rollout.prompts // stage.batch)
     settings = settings_of(stage, -(-len(asked) // rollout.prompts) * steps_a_round)
     shown = progress(settings.steps)
-    generator = Generator(attached.model, setup.loaded.tokenizer, inputs=attached.inputs)
+    generator = _generator(setup, attached, shown.note)
     stops = _stops(setup, generator)
     sampler = _sampler(setup, rollout, generator, save)
     assert rollout.advantage is not None
@@ -99,6 +100,13 @@ def assemble_stage(
     parts.validate = _validate(setup, kept_out, sampler, judges, stops, parts, shown.note)
     models.join(parts)
     return Bench(loop=Loop(parts, settings, setup.folder, shown), parts=parts, settings=settings, rows=rows, save=save)
+
+
+def _generator(setup: Setup, attached: Attached, note: Callable[[str], None]) -> Generator:
+    """The policy as a sampler, its dropout off: the policy that answers is the one that learns."""
+    if dropouts := still(attached.model):
+        note(f"dropout is off here ({dropouts} places): answers are sampled and learned from by one policy")
+    return Generator(attached.model, setup.loaded.tokenizer, inputs=attached.inputs)
 
 
 def _experience(setup: Setup, rollout: Rollout, collector: Collector, memory: Memory) -> Experience:

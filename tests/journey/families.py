@@ -144,7 +144,7 @@ def life_of_a_writer(family: str, folder: Path, auto: str) -> tuple[str, str]:
         stages = stages.replace(f"{LORA}, {SETTINGS}}}\n", f"{LORA}, then: merge, {SETTINGS}}}\n")
         stages += (
             f"  - reward: {{objective: ppo, data: {folder}/chat.jsonl, method: {LORA}, "
-            f"rewards: [distinct, {{name: length, target: 8}}], rollout: {{prompts: 8, max_tokens: 4, max_drift: 1}}, {SETTINGS}}}\n"
+            f"rewards: [distinct, {{name: length, target: 8}}], rollout: {{prompts: 8, max_tokens: 4}}, {SETTINGS}}}\n"
         )
     told = run(str(write_recipe(folder, stages)), out=str(folder / "run"), quiet=True).stages
     assert all(np.isfinite(facts["loss"]) for facts in told.values()) and told["lora"]["merge_difference"] <= 1e-5

@@ -55,6 +55,14 @@ def test_each_objective_learns_from_answers_of_its_own(folder, tmp_path, objecti
     assert [one["round"] for one in rounds] == [0, 1]
 
 
+def test_dropout_is_off_where_answers_of_its_own_are_learned_from(folder, tmp_path, capsys):
+    """With dropout of 0.5 in the adapter, round after round: sampler and trainer would be some tenths of a nat apart."""
+    method = {"name": "lora", "rank": 4, "dropout": 0.5}
+    run(recipe(folder, "ppo", method=method, lr=3e-2, steps=6), out=tmp_path / "run")
+    assert "dropout is off here (14 places)" in capsys.readouterr().err
+    assert lines(tmp_path / "run")[4]["approx_kl"] < 1e-6, "the first step of the third round"
+
+
 KILLER = """
 import os, pathlib, signal, threading, time
 calls, checkpoint = 0, pathlib.Path(os.environ.get("DIE_AFTER", "/nowhere"))
@@ -83,7 +91,8 @@ def reward(prompt, reply):
             pytest.param(name, where, marks=pytest.mark.slow)
             for name, where in (
                 ("grpo", "update"), ("ppo", "rollout"), ("ppo", "update"), ("online_dpo", "update"), ("raft", "update"),
-                ("gkd", "update"),
+                ("gkd", "update"), ("dapo", "update"), ("gspo", "update"), ("dr_grpo", "update"), ("rloo", "update"),
+                ("reinforce_pp", "update"),
             )
         ),
     ],
