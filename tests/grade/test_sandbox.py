@@ -117,7 +117,7 @@ print(os.getuid() != 0, os.getppid())
         ("for i in range(9): open(f'/work/{i}', 'wb').write(bytes(4 << 20))", "No space left"),
         ("files = [open('/dev/null') for _ in range(99)]", "Too many open files"),
         (
-            "import threading\nfor _ in range(99): threading.Thread(target=lambda: input()).start()",
+            "import threading, time\nfor _ in range(99): threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
             "can't start new thread",
         ),
         (

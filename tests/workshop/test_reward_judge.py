@@ -47,7 +47,10 @@ def test_the_question_can_be_another_and_shows_columns_and_the_truth():
         score = reward_judge(model=f"{server.url}#critic", ask="{{ prompt }} truth={{answer}} {{ topic }}: {{ reply }}")
         rows = [Answer(prompt="2+2", reply="{{ answer }}", truth=truth, row={"topic": "sums"}) for truth in (4, 5)]
         assert score(rows) == [1.0, 0.0]
-        assert server.requests[0]["messages"][-1]["content"] == "2+2 truth=4 sums: {{ answer }}"
+        asked = {
+            request["messages"][-1]["content"] for request in server.requests
+        }  # at once, so that any may come first
+        assert asked == {f"2+2 truth={truth} sums: {{{{ answer }}}}" for truth in (4, 5)}
         with pytest.raises(UserError, match=r"asks with \{\{ topic \}\}, which the row of '2\+2' does not have"):
             score([Answer(prompt="2+2", reply="4", truth=4)])
 
