@@ -6,6 +6,7 @@ a function (Answer, options) -> number and register it here; every scorer of gra
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import math
@@ -15,7 +16,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bottega.core.errors import UserError
 from bottega.core.table import REQUIRED, Option, resolve
@@ -43,6 +44,14 @@ class Answer:
 
 Batch = Callable[[Sequence[Answer]], list[float | None]]
 """Answers to numbers, one each."""
+LARGEST = 1e9
+"""No reward, and no weight of one, is beyond it either way: the square of their product still is a 32-bit number."""
+Script = Literal[
+    "latin", "cyrillic", "greek", "arabic", "hebrew", "armenian", "georgian", "ethiopic", "devanagari", "bengali", "gurmukhi",
+    "gujarati", "tamil", "telugu", "kannada", "malayalam", "sinhala", "thai", "lao", "tibetan", "myanmar", "khmer", "mongolian",
+    "han", "hiragana", "katakana", "hangul",
+]  # fmt: skip
+"""As Unicode's names of letters begin, but for han."""
 
 
 def length(answer: Answer, *, target: int, unit: str = "words", width: float | None = None) -> float:
@@ -61,8 +70,8 @@ def overlong(answer: Answer, *, max_tokens: int, soft: int) -> float:
     return 0.0 if over <= 0 else max(-1.0, -over / soft)
 
 
-def language(answer: Answer, *, script: str = "latin") -> float:
-    """The share of the reply's letters that belong to a script: latin, cyrillic, greek, arabic, han, hiragana, hangul ..."""
+def language(answer: Answer, *, script: Script = "latin") -> float:
+    """The share of the reply's letters that belong to a script."""
     letters = [one for one in answer.reply if one.isalpha()]
     wanted = {"han": "CJK"}.get(script.lower(), script.upper())
     return sum(unicodedata.name(one, "").startswith(wanted) for one in letters) / len(letters) if letters else 0.0
@@ -181,7 +190,10 @@ def from_file(*, path: str, function: str = "reward") -> Batch:
             given |= {"prompt": answer.prompt, "reply": answer.reply}
             try:
                 value = call(**given)
-            except Exception as error:  # the user's own code may raise anything; it is named and the run ends
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # the user's own code may raise anything; it is named and the run ends
                 at = error.__traceback__
                 while at is not None and at.tb_next is not None:
                     at = at.tb_next
@@ -199,13 +211,16 @@ def from_file(*, path: str, function: str = "reward") -> Batch:
 def _number(value: Any, path: str, function: str, answer: Answer) -> float | None:
     if value is None:
         return None
-    plain = isinstance(value, int | float) or hasattr(value, "__float__")
-    if not plain or not math.isfinite(float(value)):
+    made = math.nan
+    if isinstance(value, int | float) or hasattr(value, "__float__"):  # arrays and tensors of one number too
+        with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):
+            made = float(value)
+    if not abs(made) <= LARGEST:
         raise UserError(
-            f"the reward {path}:{function} gave {value!r} for the reply {answer.reply[:60]!r}, and a reward is a finite number "
-            "or None: mend the function"
+            f"the reward {path}:{function} gave {repr(value)[:60]} for the reply {answer.reply[:60]!r}, and a reward is a finite "
+            f"number within {LARGEST:g} either way, or None: mend the function"
         )
-    return float(value)
+    return made
 
 
 def _load(path: Path, function: str) -> Callable[..., Any]:
@@ -219,7 +234,7 @@ def _load(path: Path, function: str) -> Callable[..., Any]:
     sys.modules[name] = module  # dataclasses and the like look themselves up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # as above: the user's own code
+    except (Exception, SystemExit) as error:  # as above: the user's own code
         raise UserError(f"{path} cannot be loaded: {type(error).__name__} ({error}); mend the file") from error
     call = getattr(module, function, None)
     if not callable(call):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bottega.core.errors import UserError
-from bottega.grade.rewards import Answer, Batch
+from bottega.grade.rewards import LARGEST, Answer, Batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +62,9 @@ class Composition:
         for number, part in enumerate(self.parts):
             values = np.array([np.nan if value is None else value for value in part.reward(answers)], dtype=np.float64)
             assert len(values) == len(answers), f"{part.name} gave {len(values)} rewards for {len(answers)} answers"
+            if (np.abs(values) > LARGEST).any():
+                worst = float(values[np.nanargmax(np.abs(values))])
+                raise UserError(f"the reward {part.name} gave {worst:g}, beyond {LARGEST:g} either way: scale it")
             total += part.weight * np.nan_to_num(values)
             found[part.name if part.name not in found else f"{part.name}-{number + 1}"] = values
         if found and all(np.isnan(values).all() for values in found.values()):

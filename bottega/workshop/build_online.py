@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bottega.core import rundir, table
+from bottega.core.errors import UserError
 from bottega.core.types import Attached, Progress, Row, Sampler, Tokens
 from bottega.data.clean.held import Keys
 from bottega.data.holdout import hold_out
@@ -132,7 +133,12 @@ def _prompts(setup: Setup, rollout: Rollout) -> tuple[list[Prompt], list[Prompt]
         found, apart, notes = split.train, [split.held_out], split.notes
     elif stage.validation:
         apart = read_sources(stage.validation.data, None, seed=setup.seed, held=held).found
-    room = row_limit(stage, setup.loaded) - rollout.max_tokens
+    limit = row_limit(stage, setup.loaded)
+    room = limit - rollout.max_tokens
+    if room < 1:
+        raise UserError(
+            f"rollout.max_tokens {rollout.max_tokens:,} leaves a prompt no room in a row of {limit:,} tokens; lower it"
+        )
 
     def made(samples: Any) -> Any:
         return prompts(

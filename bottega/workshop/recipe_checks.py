@@ -25,6 +25,7 @@ from bottega.train.schedule import SCHEDULES
 from bottega.train.settings import OF_OPTIMIZER, LoopSettings, conflicts
 from bottega.workshop import cleaning, recipe_file, recipe_mixtures, recipe_online, recipe_order
 from bottega.workshop.recipe_choice import Choice
+from bottega.workshop.recipe_limits import outside
 from bottega.workshop.recipe_parts import ADAPTERS, MERGING, STREAMING, Part, Recipe, Stage
 
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -355,6 +356,8 @@ def _check_choice(choice: Choice, entries: Mapping[str, str], kind: str, marks: 
                 f"{marks.at_key((*path, name))}: {choice.name} has no option {name!r}{closest(name, known)}"
             )
         else:
-            mistakes += convert(known[name].kind, value, marks=marks, path=(*path, name))[1]
+            made, wrong = convert(known[name].kind, value, marks=marks, path=(*path, name))
+            said = "" if wrong else outside(choice.name, name, made)
+            mistakes += [*wrong, *([f"{marks.at((*path, name))}: {said}"] if said else [])]
     missing = [o.name for o in known.values() if o.default is table.REQUIRED and o.name not in choice.options]
     return mistakes + [f"{place}: {choice.name} needs the option {name!r}" for name in missing]

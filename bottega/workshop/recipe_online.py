@@ -18,15 +18,19 @@ from bottega.core.rundir import sha256
 from bottega.core.strictyaml import Path as Keys
 from bottega.data.remote import holds_password, masked
 from bottega.grade import rewards
+from bottega.grade.rewards import LARGEST
 from bottega.train.advantages import ADVANTAGES
 from bottega.train.objectives import OBJECTIVES
 from bottega.workshop import recipe_live
 from bottega.workshop.recipe_choice import Choice
+from bottega.workshop.recipe_limits import outside
 
 ONLINE = tuple(name for name, entry in OBJECTIVES.items() if entry.data == "prompt")
 """Objectives that learn from their own answers."""
 UNREWARDED = ("gkd",)
 """Those that learn from a teacher, whatever their answers are worth."""
+UNWEIGHED = ("raft", "online_dpo", *UNREWARDED)
+"""Those that use no advantage: they choose among answers, or look at none of their rewards."""
 ASKED = {
     "model": "bottega.workshop.reward_models:reward_model",
     "steps": "bottega.workshop.reward_steps:reward_steps",
@@ -145,7 +149,9 @@ def check(stage: Any, marks: Marks, place: Keys) -> list[str]:
     if stage.feedback is not None:
         mistakes += [f"{marks.at((*place, 'feedback'))}: {said}" for said in recipe_live.check(stage, group)]
     if rollout.advantage is not None:
-        mistakes += [f"{marks.at((*place, 'rollout'))}: {said}" for said in _check_advantage(name, rollout.advantage)]
+        mistakes += [
+            f"{marks.at((*place, 'rollout'))}: {said}" for said in _check_advantage(name, rollout.advantage, group)
+        ]
     return mistakes
 
 
@@ -173,22 +179,44 @@ def _check_reward(part: Graded) -> list[str]:
         if key not in known:
             found.append(f"the reward {part.name} has no option {key!r}{closest(key, known)}")
         else:
-            found += [line.removeprefix(": ") for line in convert(known[key].kind, value)[1]]
+            found += _check_value(f"the reward {part.name}", known[key].kind, key, value)
     missing = [o.name for o in known.values() if o.default is table.REQUIRED and o.name not in part.options]
+    if not abs(part.weight) <= LARGEST:
+        found.append(
+            f"the reward {part.name} has weight: {part.weight}, beyond {LARGEST:g} either way; scale the reward"
+        )
     return found + [f"the reward {part.name} needs the option {key!r}" for key in missing]
 
 
-def _check_advantage(objective: str, chosen: Choice) -> list[str]:
+def _check_value(owner: str, kind: Any, key: str, value: Any) -> list[str]:
+    """What is wrong with the type or the size of an option's value."""
+    made, wrong = convert(kind, value, path=(key,))
+    if wrong:
+        return [f"{owner}: {line}" for line in wrong]
+    said = outside(owner.rpartition(" ")[2], key, made)
+    return [said] if said else []
+
+
+def _check_advantage(objective: str, chosen: Choice, group: int) -> list[str]:
     if chosen.name not in ADVANTAGES:
         return [f"there is no advantage {chosen.name!r}{closest(chosen.name, ADVANTAGES)}"]
     if (chosen.name == "gae") != (objective == "ppo"):
         return [f"the advantage {chosen.name} does not go with {objective}: gae is for ppo, which has a value head"]
-    known = table.options(ADVANTAGES[chosen.name])
-    found = [
-        f"the advantage {chosen.name} has no option {key!r}{closest(key, known)}"
-        for key in chosen.options
-        if key not in known
-    ]
+    if objective in UNWEIGHED:
+        if chosen == _usual(objective, Rollout()):  # as a run that goes on has it written out
+            return []
+        return [f"{objective} chooses among answers by their rewards alone; leave rollout.advantage out"]
+    known, found = table.options(ADVANTAGES[chosen.name]), []
+    for key, value in chosen.options.items():
+        if key not in known:
+            found.append(f"the advantage {chosen.name} has no option {key!r}{closest(key, known)}")
+        else:
+            found += _check_value(f"the advantage {chosen.name}", known[key].kind, key, value)
+    compares = chosen.name in ("group", "leave_one_out") or chosen.options.get("baseline")
+    if group == 1 and compares:
+        found.append(
+            f"the advantage {chosen.name} compares answers to one prompt, and a group of 1 has nothing to compare; write group: 8"
+        )
     return found
 
 

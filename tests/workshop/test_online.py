@@ -230,7 +230,25 @@ def test_mistakes_are_found_before_anything_is_trained(folder, tmp_path):
         ({"rollout": {"prompts": 1}}, "does not fill a batch"),
         ({"rollout": {"advantage": "gae"}}, "gae is for ppo"),
         ({"max_tokens": 8, "rollout": {"max_tokens": 6}}, "a prompt may have"),
-    ):
+        ({"rollout": {"max_tokens": 5000}}, r"max_tokens 5,000 leaves a prompt no room in a row of \d+ tokens"),
+        ({"rollout": {"advantage": {"name": "group", "kl": "banana"}}}, "advantage group: kl is 'banana', but needs a number"),
+        ({"rewards": [{"name": "overlong", "max_tokens": 6, "soft": 0}]}, "overlong has soft: 0, which must be at least 1"),
+        ({"rewards": [{"name": "language", "script": "klingon"}]}, "script is 'klingon'"),
+        ({"rewards": [{"name": "distinct", "n": 0}]}, "distinct has n: 0"),
+        ({"rewards": [{"name": "stops", "weight": 1e12}]}, "weight: 1000000000000.0, beyond 1e\\+09"),
+        ({"objective": {"name": "grpo", "clip": -1}}, r"grpo has clip: -1(\.0)?, which must be above 0"),
+        ({"objective": {"name": "ppo", "value_clip": -1}}, "value_clip"),
+        ({"objective": {"name": "ppo", "entropy_weight": -1}}, "entropy_weight"),
+        ({"objective": "ppo", "rollout": {"advantage": {"name": "gae", "gamma": 7}}}, "gae has gamma: 7.0, which must be at least 0"),
+        ({"objective": "ppo", "rollout": {"advantage": {"name": "gae", "lam": -3}}}, "gae has lam: -3.0"),
+        ({"objective": "reinforce_pp", "rollout": {"group": 1, "advantage": "leave_one_out"}}, "leave_one_out compares answers"),
+        (
+            {"objective": "reinforce_pp", "rollout": {"group": 1, "advantage": {"name": "batch", "baseline": True}}},
+            "batch compares answers to one prompt",
+        ),
+        ({"objective": "raft", "rollout": {"advantage": "leave_one_out"}}, "raft chooses among answers by their rewards alone"),
+        ({"objective": "online_dpo", "rollout": {"advantage": "batch"}}, "leave rollout.advantage out"),
+    ):  # fmt: skip
         with pytest.raises(UserError, match=said):
             run(recipe(folder, **more), out=tmp_path / "run", quiet=True)
     with pytest.raises(UserError, match="rewards is for objectives that learn from their own answers"):
