@@ -5,6 +5,7 @@ Left out: their functions (workshop/use.py, workshop/predict.py, workshop/scores
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import click
@@ -33,6 +34,11 @@ def reach_options(function: Any) -> Any:
     for add in (
         click.option("--key-env", default="", metavar="VARIABLE", help="The environment variable with its key."),
         click.option("--ca", default="", metavar="FILE", help="Certificates to trust instead of the system's."),
+        click.option(
+            "--cert", default="", metavar="FILE", help="Our own certificate, for an endpoint that asks for it."
+        ),
+        click.option("--cert-key", default="", metavar="FILE", help="Its key, where that is another file."),
+        click.option("--insecure", is_flag=True, help="Accept any certificate."),
         click.option("--timeout", type=click.FloatRange(0.01), default=120.0, show_default=True, help="Seconds."),
         click.option("--concurrency", type=click.IntRange(1), default=32, show_default=True, help="Questions at once."),
         click.option(
@@ -46,7 +52,13 @@ def reach_options(function: Any) -> Any:
 def _reach(options: dict[str, Any]) -> Any:
     from bottega.workshop.endpoints import Reach
 
-    return Reach(**{name: options.pop(name) for name in ("key_env", "ca", "timeout", "concurrency", "tries")})
+    return Reach(**{field.name: options.pop(field.name, field.default) for field in fields(Reach)})
+
+
+stream_option = click.option("--stream", is_flag=True, help="Ask an endpoint for replies in pieces.")
+answers_option = click.option(
+    "--answers", metavar="FILE", help="Keep an endpoint's answers here (SQLite): none is asked for twice."
+)
 
 
 @verb(cli, "eval", "bottega eval runs/support-bot --tasks my_tasks.yaml --json")
@@ -58,6 +70,8 @@ def _reach(options: dict[str, Any]) -> Any:
 @weights_option
 @device_option
 @reach_options
+@stream_option
+@answers_option
 @template_option
 @json_flag
 @quiet_flag
@@ -80,6 +94,8 @@ def eval_command(model: str, as_json: bool, **options: Any) -> int:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", help="Also write the report to this file.")
 @reach_options
+@stream_option
+@answers_option
 @device_option
 @template_option
 @json_flag
@@ -142,6 +158,7 @@ def chat_command(model: str, **options: Any) -> int:
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
 @weights_option
 @reach_options
+@stream_option
 @device_option
 @sampling_options
 @json_flag

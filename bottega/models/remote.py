@@ -236,21 +236,26 @@ async def ask_all(
     questions: Sequence[tuple[Sequence[Turn], dict[str, Any]]],
     *,
     told: Callable[[int], None] | None = None,
+    came: Callable[[int, Reply], None] | None = None,
 ) -> list[Reply | Unanswered]:
     """What came back for each question, in order, asked as many at a time as the endpoint bears.
 
     Args:
         questions: a conversation and its sampling each. told: is called with the number of questions that are done.
+        came: is called with a question's number and its reply as soon as it is there.
 
     Raises:
         Unanswered: nobody gets an answer (a key, a model or an address that is wrong).
     """
     done = 0
 
-    async def one(turns: Sequence[Turn], sampling: dict[str, Any]) -> Reply | Unanswered:
+    async def one(number: int, turns: Sequence[Turn], sampling: dict[str, Any]) -> Reply | Unanswered:
         nonlocal done
         try:
-            return await endpoint.respond(turns, **sampling)
+            reply = await endpoint.respond(turns, **sampling)
+            if came is not None:
+                came(number, reply)
+            return reply
         except Unanswered as error:
             if error.fatal:
                 raise
@@ -261,7 +266,7 @@ async def ask_all(
                 told(done)
 
     async with endpoint:
-        tasks = [asyncio.create_task(one(turns, sampling)) for turns, sampling in questions]
+        tasks = [asyncio.create_task(one(number, *question)) for number, question in enumerate(questions)]
         try:
             return list(await asyncio.gather(*tasks))
         finally:

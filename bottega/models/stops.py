@@ -35,8 +35,9 @@ class Stopper:
         if stop and tokenizer is None:
             raise UserError(f"stop strings {list(stop)} need a tokenizer: pass one, or use stop_ids")
         self.tokenizer = tokenizer
-        self.stop_ids = frozenset(stop_ids)
-        self.stop = tuple(stop)
+        named = {text: _control_id(tokenizer, text) for text in stop}  # decoding leaves control tokens out of the text
+        self.stop_ids = frozenset(stop_ids) | {number for number in named.values() if number is not None}
+        self.stop = tuple(text for text, number in named.items() if number is None)
         self.max_tokens = max_tokens
         self.special = special
         self._tail = max((len(text.encode()) for text in self.stop), default=0) + 8
@@ -94,6 +95,12 @@ class Stopper:
         finish = row.finish or "length"
         ids, logps, tops = tuple(row.ids), tuple(row.logps), tuple(row.tops)
         return Reply(text=text, ids=ids, logps=logps, finish=finish, usage=usage, tops=tops)
+
+
+def _control_id(tokenizer: Any, text: str) -> int | None:
+    """The id of the control token whose whole text is `text`; None where there is none."""
+    added = tokenizer.added_tokens_decoder.items()
+    return next((number for number, token in added if token.special and token.content == text), None)
 
 
 class TextStream:

@@ -33,6 +33,7 @@ def compare(
     out: str | None = None,
     quiet: bool = False,
     reach: Reach | None = None,
+    answers: str | None = None,
     device: str = "auto",
 ) -> Report:
     """What changes from A to B: paired differences with 95 percent intervals, corrected by Holm over the tasks.
@@ -40,7 +41,7 @@ def compare(
     Args:
         a, b: models, or scorecards that `bottega eval --out` wrote (*.json). tasks: on which models are scored; with
             two scorecards, only these are compared. limit, seed, template: as in `bottega eval`. out: also write the
-            report there. reach: how endpoints are reached. device: where models lie.
+            report there. reach: how endpoints are reached. answers: as in `bottega eval`. device: where models lie.
 
     Raises:
         UserError: no task for a model. Mismatch: the two were not scored on the same items.
@@ -48,10 +49,12 @@ def compare(
     from bottega.evals import compare as pairs
 
     if not (is_endpoint(a) or is_endpoint(b)):
-        need_local(a, reach)
+        need_local(a, reach, answers)
     how = {"limit": limit, "seed": seed, "template": template, "quiet": quiet}
     cards = [
-        _card(one, tasks, reach=reach, **how) if is_endpoint(one) else _card(one, tasks, device=device, **how)
+        _card(one, tasks, reach=reach, answers=answers, **how)
+        if is_endpoint(one)
+        else _card(one, tasks, device=device, **how)
         for one in (a, b)
     ]
     report = pairs.compare(cards[0], cards[1], seed=seed)

@@ -6,11 +6,13 @@ Left out: the client (models/remote.py), teachers (teachers.py), chat and genera
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from bottega.core.errors import UserError
+from bottega.core.journal import Journal
 from bottega.core.types import Turn
 
 if TYPE_CHECKING:
@@ -44,8 +46,10 @@ def is_endpoint(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def need_local(name: str, reach: Reach | None) -> None:
+def need_local(name: str, reach: Reach | None, answers: str | None = None) -> None:
     """Raises UserError where options of an endpoint were given for a model that is none."""
+    if answers is not None:
+        raise UserError(f"--answers is for endpoints, but {name!r} is none: leave it out, or give an address")
     for field in fields(Reach):
         if reach is not None and getattr(reach, field.name) != field.default:
             option = field.name.replace("_", "-")
@@ -111,10 +115,20 @@ def _as_it_is(turns: Sequence[Turn]) -> str:
     return turns[-1].content
 
 
-def evaluate(
-    name: str, tasks: Sequence[str], *, reach: Reach | None, limit: int | None, seed: int, note: Callable[[str], None]
+def evaluate(  # noqa: PLR0913
+    name: str,
+    tasks: Sequence[str],
+    *,
+    reach: Reach | None,
+    limit: int | None,
+    seed: int,
+    note: Callable[[str], None],
+    answers: str | None = None,
 ) -> Scorecard:
     """The scorecard of the model behind an endpoint: generation tasks, those in chat by chat, others by /completions.
+
+    Args:
+        answers: a file (SQLite) that keeps each reply as it comes; what it holds is not asked again.
 
     Raises:
         UserError: a task that needs log-probabilities, or a question that got no answer.
@@ -122,8 +136,9 @@ def evaluate(
     from bottega.evals.remote import Remote
     from bottega.evals.runner import evaluate_with
 
-    asked = Remote(opened=lambda raw: opened(name, reach, raw=raw))
-    card = evaluate_with(asked, list(tasks), seed=seed, limit=limit, name=name)
+    with Journal(answers) if answers is not None else nullcontext() as kept:
+        asked = Remote(opened=lambda raw: opened(name, reach, raw=raw), answers=kept)
+        card = evaluate_with(asked, list(tasks), seed=seed, limit=limit, name=name)
     usage = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in sorted(asked.usage.items()))
     note(f"{name}: {asked.questions:,} questions" + (f", {usage}" if usage else ""))
     return card

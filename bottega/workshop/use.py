@@ -71,6 +71,7 @@ def evaluate(
     weights: str = "full",
     quiet: bool = False,
     reach: endpoints.Reach | None = None,
+    answers: str | None = None,
     device: str = "auto",
 ) -> Scorecard:
     """Score a model (Hub id, folder, adapter, run folder, garzone, endpoint) on tasks (names, YAML or jsonl files).
@@ -78,7 +79,8 @@ def evaluate(
     Args:
         limit: at most so many items a task. out: also write the scorecard there.
         weights: as in `generate`; KL and speed on sample texts are shown beside the progress.
-        reach: how an endpoint, `http://HOST/v1#NAME`, is reached. device: auto, cpu, cuda or cuda:N (core/devices.py).
+        reach: how an endpoint, `http://HOST/v1#NAME`, is reached. answers: a file that keeps its replies, so that none is asked for
+            twice. device: auto, cpu, cuda or cuda:N (core/devices.py).
 
     Raises:
         UserError: a mistake in a task or its data; the model is not there. Unsafe: a pickle or a damaged file.
@@ -91,9 +93,11 @@ def evaluate(
         if endpoints.is_endpoint(model):
             given = {"--weights": weights != "full", "--template": template is not None, "--device": device != "auto"}
             endpoints.refuse(model, given)
-            card = endpoints.evaluate(model, tasks, reach=reach, limit=limit, seed=seed, note=shown.note)
+            card = endpoints.evaluate(
+                model, tasks, reach=reach, limit=limit, seed=seed, note=shown.note, answers=answers
+            )
         else:
-            endpoints.need_local(model, reach)
+            endpoints.need_local(model, reach, answers)
             held = Held.of(weights)
             loaded, chosen = _open(model, template, shown.note, held, device)
             if not held.ordinary:

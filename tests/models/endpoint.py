@@ -6,18 +6,36 @@ Left out: models. `answer` makes a reply of the request's JSON.
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 BAD = (
     "429", "500", "503", "html", "truncated", "empty", "no-choices", "cut", "slow", "huge-line", "400", "401", "null", "list",
     "deep", "bytes",
 )  # fmt: skip
+
+
+def certificate(folder: Path) -> Path:
+    """The folder with a certificate for 127.0.0.1 that its own key signed; the test is skipped where openssl is not installed."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext",
+         "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return folder
 
 
 def echo(request: dict[str, Any]) -> str:
@@ -29,12 +47,14 @@ class Endpoint:
     """The server. Use it in a `with`.
 
     script: how the first requests are treated, one word each (of BAD, or "good"); later ones get a good answer.
-    streams: False answers in one piece whatever is asked. between: is called after the first piece of a stream left.
+    tls: a folder with cert.pem and key.pem, as `certificate` makes it. streams: False answers in one piece whatever is asked.
+    between: is called after the first piece of a stream left.
     """
 
     def __init__(
         self, answer: Callable[[dict[str, Any]], str] = echo, *, script: tuple[str, ...] = (), delay_s: float = 0.0,
         retry_after: str = "0.2", slow_s: float = 5.0, streams: bool = True, between: Callable[[], bool] | None = None,
+        tls: Path | None = None,
     ) -> None:  # fmt: skip
         self.streams, self.between = streams, between
         self.waited: list[bool] = []
@@ -66,7 +86,11 @@ class Endpoint:
                 """A client that left is no news."""
 
         self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.server.server_address[1]}/v1"
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls / "cert.pem", tls / "key.pem")
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
 
     def __enter__(self) -> Endpoint:
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

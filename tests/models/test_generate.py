@@ -187,6 +187,22 @@ def test_a_stop_string_across_tokens_is_cut_from_the_text_at_its_first_place(loa
         assert stop not in tokenizer.decode(got.ids[:-1])
 
 
+def test_a_control_token_named_as_a_stop_string_ends_the_reply(load):
+    """Decoding leaves control tokens out of the text, in which the string would never be found."""
+    model, tokenizer = load("llama")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    generator = Generator(model, tokenizer)
+    with torch.no_grad():
+        model.lm_head.weight[end] += 0.5 * model.lm_head.weight[generator.sample([PROMPTS[0]], max_tokens=3)[0].ids[2]]
+        model.lm_head.weight[end] *= 3
+    free = generator.sample([PROMPTS[0]], max_tokens=NEW, stop_ids=())[0]
+    assert end in free.ids, "the model is made to say it"
+    for shown in (False, True):
+        how = {"max_tokens": NEW, "stop_ids": (), "stop": ["<|im_end|>"], "special": shown}
+        got = generator.sample([PROMPTS[0]], **how)[0]
+        assert got.finish == "stop" and got.ids == free.ids[: free.ids.index(end) + 1] and "im_end" not in got.text
+
+
 def test_the_pieces_of_a_stream_join_to_the_text_of_the_reply(load):
     model, tokenizer = load("llama")
     generator = Generator(model, tokenizer)

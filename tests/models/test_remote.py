@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import email.utils
-import shutil
-import ssl
-import subprocess
 import threading
 
 import pytest
@@ -159,24 +156,12 @@ def test_retry_after_is_a_number_or_a_date():
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     """A certificate for 127.0.0.1 that its own key signed."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext",
-         "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return folder
+    return served.certificate(tmp_path_factory.mktemp("tls"))
 
 
 def test_tls_trusts_the_named_authority_or_nobody_unless_told(certificate):
-    server = served.Endpoint()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    server.server.socket = context.wrap_socket(server.server.socket, server_side=True)
-    url = server.url.replace("http:", "https:")
-    with server:
+    with served.Endpoint(tls=certificate) as server:
+        url = server.url
         (error,), _ = ask(url, tries=1)
         (named,), _ = ask(url, tls=Tls(authority=str(certificate / "cert.pem")))
         (blind,), _ = ask(url, tls=Tls(verify=False))

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from bottega import cli
-from tests.models.endpoint import Endpoint
+from tests.models.endpoint import Endpoint, certificate
 
 TASK = """
 name: sums
@@ -71,6 +71,36 @@ def test_a_question_without_an_answer_makes_no_score(task, capsys):
     with Endpoint(script=("400",)) as server:
         assert cli.door(["eval", f"{server.url}#big", "--tasks", task, "--quiet", "--concurrency", "1"]) == 2
     assert "1 of 2 questions got no answer" in capsys.readouterr().err
+
+
+def test_answers_that_came_are_kept_and_only_the_lost_question_is_asked_again(task, tmp_path, capsys):
+    """Two questions, one of which is lost at first: three requests in all, and a third time none."""
+    kept = str(tmp_path / "kept.sqlite")
+    with Endpoint(script=("400",)) as server:
+        how = ["--tasks", task, "--concurrency", "1", "--answers", kept, "--json"]
+        assert cli.door(["eval", f"{server.url}#big", *how]) == 2
+        assert "score it again\n" in capsys.readouterr().err and len(server.requests) == 2
+        for times in (3, 3):
+            assert cli.door(["eval", f"{server.url}#big", *how]) == 0
+            assert json.loads(capsys.readouterr().out)["scores"][0]["value"] == 0.5 and len(server.requests) == times
+        assert cli.door(["eval", f"{server.url}#other", *how]) == 0 and len(server.requests) == 5
+    assert cli.door(["eval", "garzone", "--tasks", task, "--answers", kept, "--quiet"]) == 2
+    assert "--answers is for endpoints" in capsys.readouterr().err
+
+
+def test_replies_in_pieces_score_as_whole_ones_do(task, capsys):
+    with Endpoint() as server:
+        assert cli.door(["eval", f"{server.url}#big", "--tasks", task, "--stream", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["scores"][0]["value"] == 0.5
+        assert all(one["stream"] for one in server.requests)
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused_or_accepted_when_told(task, tmp_path, capsys):
+    with Endpoint(tls=certificate(tmp_path)) as server:
+        how = ["eval", f"{server.url}#big", "--tasks", task, "--tries", "1", "--json"]
+        assert cli.door(how) == 2 and "cannot connect" in capsys.readouterr().err
+        assert cli.door([*how, "--insecure"]) == 0
+        assert cli.door([*how, "--ca", str(tmp_path / "cert.pem")]) == 0
 
 
 def test_offline_refuses_another_machine_s_endpoint(task, monkeypatch, capsys):
