@@ -1,6 +1,6 @@
-"""A GGUF file as a transformers model with its tokenizer: transformers' own reader, after the file was checked.
+"""A GGUF file as a transformers model with its tokenizer: transformers' own reader, after the file was checked; Granite by hand.
 
-Left out: running on the quantised blocks (they are dequantised at load), and architectures that transformers does not read.
+Left out: running on the quantised blocks (they are dequantised at load), and architectures that are not written here.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ import torch
 
 from bottega.core.errors import UserError
 from bottega.models.exports.gguf_header import Header, check_gguf, damaged
+from bottega.models.exports.gguf_shapes import FAMILIES, attention_scale, plain_names, taken_back
+from bottega.models.exports.gguf_words import tokenizer_of
 from bottega.models.layers import Model
 
-FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")
+ARCHITECTURES = tuple(dict.fromkeys(family.arch for family in FAMILIES.values()))
 """general.architecture of the files that are written and read here, each proven on tokens; mistral writes itself as llama."""
-_LIKE_GPT2 = ("gpt-2", "phi-2", "olmo")
-_SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r")
-_WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "tekken")
-"""llama.cpp's names for how text is cut before merging; the last take a piece that is a token without merging."""
-CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
+OWN = ("granite",)
+"""Those that transformers does not read: their config and tensors are taken from the file here."""
 
 
 def load_gguf(path: str | Path, *, dtype: torch.dtype) -> tuple[Model, Any]:
@@ -34,28 +33,121 @@ def load_gguf(path: str | Path, *, dtype: torch.dtype) -> tuple[Model, Any]:
     """
     path = Path(path)
     header = check_gguf(path)
-    if header.architecture not in FAMILIES:
+    if header.architecture not in ARCHITECTURES:
         raise UserError(
-            f"{path} holds the architecture {header.architecture!r}; GGUF is read here for {', '.join(FAMILIES)}"
+            f"{path} holds the architecture {header.architecture!r}; GGUF is read here for {', '.join(ARCHITECTURES)}"
         )
     _check_sizes(path, header)
     require_gguf()
-    from transformers import AutoModelForCausalLM
+    model = (_own if header.architecture in OWN else _theirs)(path, header, dtype)
+    ends = {header.keys.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot")}
+    model.generation_config.eos_token_id = sorted(end for end in ends if type(end) is int) or None
+    return model.eval(), load_gguf_tokenizer(path, header)
+
+
+def _theirs(path: Path, header: Header, dtype: torch.dtype) -> Any:
+    """The model as transformers reads it, with the settings that its reader leaves at their defaults."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from bottega.models.load import plainly
     from bottega.models.plain import quiet_bars
 
     with plainly(path), quiet_bars(), redirect_stderr(StringIO()):  # its bar does not ask
+        how: Any = {"gguf_file": path.name, "local_files_only": True}
+        config = _settled(AutoConfig.from_pretrained(path.parent, **how), header)
         both: Any = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype, local_files_only=True, output_loading_info=True
+            path.parent, config=config, dtype=dtype, output_loading_info=True, **how
         )
     model, info = both
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError(f"{path} lacks {len(missing)} tensors of its architecture ({missing[0]} ...); use a whole file")
-    ends = {header.keys.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot")}
-    model.generation_config.eos_token_id = sorted(end for end in ends if type(end) is int) or None
-    return model.eval(), load_gguf_tokenizer(path, header)
+    return model
+
+
+def _settled(config: Any, header: Header) -> Any:
+    """The config with what is in the file, or in llama.cpp itself, and not in transformers' reader."""
+    kind, keys = header.architecture, header.keys
+    if kind == "gpt2":
+        config.n_positions = keys["gpt2.context_length"]
+    elif (head := keys.get(f"{kind}.attention.key_length")) is not None and kind != "phi3":
+        config.head_dim = head
+    if kind in ("gemma2", "gemma3"):
+        config.query_pre_attn_scalar = attention_scale(config)
+    if kind == "gemma2":
+        config.attn_logit_softcapping = keys.get("gemma2.attn_logit_softcapping", config.attn_logit_softcapping)
+        config.final_logit_softcapping = keys.get("gemma2.final_logit_softcapping", config.final_logit_softcapping)
+    if kind == "gemma3":
+        far = float(keys.get("gemma3.rope.freq_base", 1e6))
+        turns = {"sliding_attention": 10000.0, "full_attention": far}
+        config.rope_parameters = {name: {"rope_type": "default", "rope_theta": base} for name, base in turns.items()}
+    if kind == "phi3" and config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:
+        config.pad_token_id = None
+    return config
+
+
+def _own(path: Path, header: Header, dtype: torch.dtype) -> Any:
+    """The model from the keys and tensors of the file.
+
+    Raises:
+        UserError: tensors are missing.
+    """
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+    from transformers import AutoModelForCausalLM
+
+    config = _granite(header)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    names = plain_names(header.architecture, config.num_hidden_layers)
+    family = FAMILIES[config.model_type]
+    found = {tensor.name: tensor for tensor in GGUFReader(str(path)).tensors}
+    weights = {}
+    for full, empty in model.state_dict().items():
+        stem, _, ending = full.rpartition(".")
+        name = f"{names.get_name(stem)}.{ending}"
+        if stem == "lm_head" and config.tie_word_embeddings:
+            continue
+        if name not in found:
+            raise UserError(f"{path} lacks the tensor {name} of its architecture; use a whole file")
+        value = torch.from_numpy(dequantize(found[name].data, found[name].tensor_type).copy())
+        if value.shape != empty.shape:
+            raise damaged(path, f"{name} has the shape {tuple(value.shape)}, not {tuple(empty.shape)}")
+        weights[full] = taken_back(name, value, family, config).to(dtype)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.load_state_dict(weights, strict=False)
+    model.tie_weights()
+    return model
+
+
+def _granite(header: Header) -> Any:
+    from transformers import GraniteConfig
+
+    keys = {name.removeprefix("granite."): value for name, value in header.keys.items() if name.startswith("granite.")}
+    special = {
+        name: header.keys.get(f"tokenizer.ggml.{key}_token_id") for name, key in (("bos", "bos"), ("eos", "eos"))
+    }
+    biased = any(name.endswith("attn_q.bias") for name in header.tensors)
+    return GraniteConfig(
+        vocab_size=header.tensors["token_embd.weight"][0][0],
+        hidden_size=keys["embedding_length"],
+        intermediate_size=keys["feed_forward_length"],
+        num_hidden_layers=keys["block_count"],
+        num_attention_heads=keys["attention.head_count"],
+        num_key_value_heads=keys.get("attention.head_count_kv", keys["attention.head_count"]),
+        max_position_embeddings=keys["context_length"],
+        rms_norm_eps=keys.get("attention.layer_norm_rms_epsilon", 1e-6),
+        rope_parameters={"rope_type": "default", "rope_theta": keys.get("rope.freq_base", 10000.0)},
+        attention_multiplier=keys.get("attention.scale", 1.0),
+        embedding_multiplier=keys.get("embedding_scale", 1.0),
+        residual_multiplier=keys.get("residual_scale", 1.0),
+        logits_scaling=keys.get("logit_scale", 1.0),
+        tie_word_embeddings="output.weight" not in header.tensors,
+        attention_bias=biased,
+        bos_token_id=special["bos"],
+        eos_token_id=special["eos"],
+        pad_token_id=header.keys.get("tokenizer.ggml.padding_token_id"),
+    )
 
 
 def _check_sizes(path: Path, header: Header) -> None:
@@ -74,86 +166,34 @@ def _check_sizes(path: Path, header: Header) -> None:
         raise damaged(path, f"it claims {len(tokens)} tokens and has {table[0][0]} embeddings")
     up = header.tensors.get("blk.0.ffn_up.weight")
     feed = keys.get(f"{kind}.feed_forward_length")
-    if blocks and (up is None or feed != up[0][0]):
+    wide = 2 if kind == "phi3" else 1  # gate and up in one
+    if blocks and (up is None or type(feed) is not int or wide * feed != up[0][0]):
         raise damaged(path, f"it claims a feed-forward width of {feed} and holds {None if up is None else up[0][0]}")
     heads, keyed = keys.get(f"{kind}.attention.head_count"), keys.get(f"{kind}.attention.head_count_kv", 1)
+    head = keys.get(f"{kind}.attention.key_length", 1)
     lengths = (heads, keyed, keys.get(f"{kind}.context_length"))
-    if any(type(n) is not int or not 0 < n <= 1 << 28 for n in lengths) or max(heads, keyed) > width:
+    if (
+        any(type(n) is not int or not 0 < n <= 1 << 28 for n in lengths)
+        or max(heads, keyed) > width
+        or not 0 < head <= width
+    ):
         raise damaged(path, f"its numbers of heads and its context {lengths} are out of range")
 
 
 def load_gguf_tokenizer(path: str | Path, header: Header) -> Any:
     """The tokenizer that a GGUF file describes.
 
-    A byte-level BPE is built here, token by token, because transformers' reader adds tokens of its own, knows fewer ways
-    to cut text and leaves the first token out; a sentencepiece vocabulary is transformers' to read.
-
     Raises:
         UserError: it cuts text in a way that is not known here. Unsafe: ids outside the vocabulary.
     """
-    from transformers import AutoTokenizer
-
     from bottega.models.load import plainly
 
     path, keys = Path(path), header.keys
     with plainly(path):
-        if keys.get("tokenizer.ggml.model") == "gpt2":
-            tokenizer = _byte_level(path, keys)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+        tokenizer = tokenizer_of(path, keys)
     template = keys.get("tokenizer.chat_template")
     tokenizer.chat_template = template if isinstance(template, str) else None
     return tokenizer
-
-
-def _byte_level(path: Path, keys: dict[str, Any]) -> Any:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, processors
-    from transformers import PreTrainedTokenizerFast
-
-    tokens, types = keys["tokenizer.ggml.tokens"], keys.get("tokenizer.ggml.token_type") or []
-    types = [*types, *[1] * (len(tokens) - len(types))]
-    pre = keys.get("tokenizer.ggml.pre", "gpt-2")
-    merges = [tuple(merge.split(" ")) for merge in keys.get("tokenizer.ggml.merges") or []]
-    if any(len(merge) != 2 for merge in merges):
-        raise damaged(path, "a merge is no pair of tokens")
-    vocab = {token: number for number, (token, kind) in enumerate(zip(tokens, types)) if kind != UNUSED}
-    core = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre in _WHOLE_WORDS))
-    core.pre_tokenizer, core.decoder = _pre_tokenizer(path, pre), decoders.ByteLevel()
-    core.add_tokens([AddedToken(t, normalized=False) for t, kind in zip(tokens, types) if kind == USER_DEFINED])
-    core.add_special_tokens(
-        [AddedToken(t, normalized=False, special=True) for t, kind in zip(tokens, types) if kind == CONTROL]
-    )
-    names = {}
-    for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")):
-        number = keys.get(f"tokenizer.ggml.{key}_token_id")
-        if number is not None:
-            if type(number) is not int or not 0 <= number < len(tokens):
-                raise damaged(path, f"its {name} {number!r} is none of its {len(tokens)} tokens")
-            names[name] = tokens[number]
-    core.post_processor = processors.ByteLevel(trim_offsets=False)
-    if keys.get("tokenizer.ggml.add_bos_token") and "bos_token" in names:
-        first = names["bos_token"]
-        core.post_processor = processors.TemplateProcessing(
-            single=[first, "$A"], pair=[first, "$A", first, "$B"], special_tokens=[(first, vocab[first])]
-        )
-    return PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False, **names)
-
-
-def _pre_tokenizer(path: Path, pre: str) -> Any:
-    """How text is cut before merging, by llama.cpp's name for it."""
-    from tokenizers import Regex, pre_tokenizers
-    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-
-    if pre in _LIKE_GPT2:
-        return pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if pre in _SINGLE_DIGITS:
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    if pre not in GGUF_PRE_TOKENIZER_SPLITS:
-        known = ", ".join(sorted({*_LIKE_GPT2, *_SINGLE_DIGITS, *GGUF_PRE_TOKENIZER_SPLITS}))
-        raise UserError(f"{path} cuts text as {pre!r}, which is not read here; there are: {known}")
-    cut = pre_tokenizers.Split(Regex(GGUF_PRE_TOKENIZER_SPLITS[pre]), behavior="isolated")
-    return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def require_gguf() -> None:
