@@ -38,12 +38,14 @@ class Block(NamedTuple):
 class Geometry:
     """How sequences lie in one packed row, handed to every layer as the keyword `layout`.
 
+    tail: the positions (U,) that the last layer is asked for, where a model has been given hooks for that (models/tail.py).
     prefix_kv(layer) gives keys and values (N_kv, P, H) that every sequence sees before its first token (prefix tuning).
     """
 
     blocks: tuple[Block, ...]
     prefix_kv: Callable[[int], tuple[Tensor, Tensor]] | None = None
     num_prefix: int = 0
+    tail: Tensor | None = None
     masks: dict[tuple[int, int, int | None], Tensor | None] = field(default_factory=dict)
     biases: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
 

@@ -73,7 +73,9 @@ def _why_apart(model: Model) -> str:
 
 def _try_packing(model: Model, vocabulary: int) -> tuple[bool, float, str]:
     encoder = kinds.kind_of(model.config) == "encoder"
-    rows = _rows(vocabulary)[: len(_LENGTHS) if encoder else None]  # where all see all, a prefix would see its branches
+    rows = rows_of(vocabulary)[
+        : len(_LENGTHS) if encoder else None
+    ]  # where all see all, a prefix would see its branches
     device = next(model.parameters()).device
     alone = torch.cat([_separate(model, ids, device) for ids in _whole(rows)])
     try:
@@ -98,7 +100,7 @@ def _try_packing(model: Model, vocabulary: int) -> tuple[bool, float, str]:
     return difference <= _tolerance(model), difference, said
 
 
-def _rows(vocabulary: int) -> list[Row]:
+def rows_of(vocabulary: int) -> list[Row]:
     """Three sequences, and a prefix of 4 tokens with two branches of 3; ids spread over the vocabulary."""
     ids = [3 + (7 * i * i + 5 * i) % (vocabulary - 3) for i in range(sum(_LENGTHS) + 10)]
     rows = []

@@ -17,12 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from bottega.core.types import Attached, Inputs, Scores, Targets
-from bottega.models import attention, heads, kinds
+from bottega.models import attention, heads, kinds, tail
 from bottega.models.attention import Geometry
 from bottega.models.layout import Layout, placed
 from bottega.models.place import place_of
 from bottega.models.reward import ADAPTER, worn
+from bottega.models.tail import part_of
 
+PER_TOKEN = {"nll", "logp", "entropy", "value", "divergence", "step_reward"}
+"""Needs that read the hidden states of supervised positions alone."""
 View = Literal["policy", "reference", "reward"]
 
 
@@ -79,6 +82,7 @@ class Scorer(nn.Module):
             nn.init.zeros_(self.value.weight)
             nn.init.zeros_(self.value.bias)
         self.reward = attached.reward
+        self.tail = self.kind == "decoder" and self.head.kind != "own" and tail.install(attached.model)
         self.teacher = [attached.teacher]  # in a list, as the reference
 
     def sampled_at(self, temperature: float) -> None:
@@ -99,7 +103,8 @@ class Scorer(nn.Module):
         device = next(self.parameters()).device
         layout, targets = placed(layout, device), placed(targets, device)
         with self._as(view) as model, self._autocast(layout.ids_BT.device.type), self._saves():
-            arguments = self._arguments(model, layout, self.inputs if view == "policy" else None)
+            part = part_of(layout.at_S, layout.ids_BT.shape[1]) if self.tail and set(needs) <= PER_TOKEN else None
+            arguments = self._arguments(model, layout, self.inputs if view == "policy" else None, part)
             if "labels" in needs or "tags" in needs:
                 return self._labels(needs, model, layout, arguments)
             if self.head.kind == "own" and {"nll", "logp", "entropy"} & set(needs):
@@ -142,8 +147,10 @@ class Scorer(nn.Module):
             else:
                 raise AssertionError("no reference: the method needs a copy or cached log-probabilities")
 
-    def _arguments(self, model: nn.Module, layout: Layout, inputs: Inputs | None) -> dict[str, Any]:
-        """What the model is called with: ids, positions, and how the row is packed or padded."""
+    def _arguments(
+        self, model: nn.Module, layout: Layout, inputs: Inputs | None, part: Tensor | None = None
+    ) -> dict[str, Any]:
+        """What the model is called with: ids, positions, how the row is packed or padded, and the part of it that is asked for."""
         if layout.source_BT is not None:
             sides = {"input_ids": layout.source_BT, "attention_mask": layout.source_mask_BT}
             return {**sides, "decoder_input_ids": layout.ids_BT, "use_cache": False}
@@ -155,9 +162,9 @@ class Scorer(nn.Module):
             )
             # a geometry of its own for this view: under checkpointing the layers read it again in the backward pass
             if inputs is not None:
-                extra["layout"] = replace(layout.geometry, prefix_kv=inputs.served(model).prefix_kv)
+                extra["layout"] = replace(layout.geometry, prefix_kv=inputs.served(model).prefix_kv, tail=part)
             else:
-                extra["layout"] = Geometry(blocks=layout.geometry.blocks)
+                extra["layout"] = Geometry(blocks=layout.geometry.blocks, tail=part)
                 positions_BT = positions_BT - layout.geometry.num_prefix
         call = {"input_ids": layout.ids_BT, "attention_mask": layout.mask_BT}
         if self.kind == "encoder":  # alone in its row, a sequence starts where the family lets it start

@@ -58,7 +58,7 @@ def find_sites(model: Model) -> list[Site]:
         with torch.device("cpu"):
             twin = probe.short_twin(model)
         for layer in layers.decoder_layers(twin):
-            found.setdefault(_signature(layer), _look(twin, layer))
+            found.setdefault(_signature(layer), look(twin, layer))
     sites = []
     prefixes = {id(module): name for name, module in model.named_modules()}
     for layer in stack:
@@ -68,7 +68,7 @@ def find_sites(model: Model) -> list[Site]:
                 raise UserError(
                     f"{type(model).__name__} has layers of a kind that its small twin lacks; its blocks are found on real weights only"
                 )
-            found[signature] = _look(model, layer)
+            found[signature] = look(model, layer)
         prefix = prefixes[id(layer)]
         mix, enter, leave = (f"{prefix}.{name}" if name else "" for name in found[signature])
         sites.append(Site(mix=mix, enter=enter, leave=leave))
@@ -80,8 +80,12 @@ def _signature(layer: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name} {type(module).__name__}" for name, module in layer.named_modules())
 
 
-def _look(model: Model, layer: nn.Module) -> tuple[str, str, str]:
-    """(mix, enter, leave) of one layer, as names within it."""
+def look(model: Model, layer: nn.Module) -> tuple[str, str, str]:
+    """(mix, enter, leave) of one layer, as names within it.
+
+    Raises:
+        UserError: nothing in it mixes positions.
+    """
     plain, stirred = _trace(model, layer, stir=False), _trace(model, layer, stir=True)
     in_order = sorted(plain, key=lambda name: plain[name].order)
     moved = [n for n in in_order if n in stirred and not torch.equal(plain[n].entered, stirred[n].entered)]
@@ -91,15 +95,38 @@ def _look(model: Model, layer: nn.Module) -> tuple[str, str, str]:
         )
     mix = moved[0]
     mixer = mix.split(".")[0]
-    experts = [name for name, child in layer.named_children() if name != mixer and _holds_experts(child)]
+    experts = [name for name, child in layer.named_children() if name != mixer and holds_experts(child)]
     if experts:
         return mix, experts[0], experts[0]
     others = [name for name in in_order if name.split(".")[0] != mixer]
     return (mix, others[0], others[-1]) if others else (mix, "", "")
 
 
-def _holds_experts(block: nn.Module) -> bool:
+def holds_experts(block: nn.Module) -> bool:
+    """Whether a block is a mixture of experts."""
     return any(p.ndim >= 3 for p in block.parameters()) or any(isinstance(m, nn.ModuleList) for m in block.modules())
+
+
+def serves_its_own_place(model: Model, layer: nn.Module, name: str, mix: str) -> bool:
+    """Whether what linear layer `name` says of one position reaches `mix` at no other: so does a query, no key and no value."""
+    module, other = layer.get_submodule(name), layer.get_submodule(mix)
+    seen: list[Tensor] = []
+
+    def stir(module: nn.Module, given: Any, out: Tensor) -> Tensor:
+        return _changed(out)
+
+    for hooks in ((), (stir,)):
+        with undisturbed(model), _hooked() as handles:
+            handles += [module.register_forward_hook(hook) for hook in hooks]
+            handles.append(other.register_forward_pre_hook(lambda _, given: seen.append(given[0][0, -1].clone())))
+            _pass(model)
+    return torch.equal(*seen)
+
+
+def _pass(model: Model) -> None:
+    vocabulary = layers.text_config(model).vocab_size
+    ids = torch.arange(3, 3 + TOKENS, device=next(model.parameters()).device)[None] % vocabulary
+    model(input_ids=ids, use_cache=False)
 
 
 def _trace(model: Model, layer: nn.Module, *, stir: bool) -> dict[str, _Seen]:
@@ -123,13 +150,11 @@ def _trace(model: Model, layer: nn.Module, *, stir: bool) -> dict[str, _Seen]:
             return (_changed(given[0]), *given[1:]), named
         return given, {**named, "hidden_states": _changed(named["hidden_states"])}
 
-    vocabulary = layers.text_config(model).vocab_size
-    ids = torch.arange(3, 3 + TOKENS, device=next(model.parameters()).device)[None] % vocabulary
     with undisturbed(model), _hooked() as handles:
         if stir:
             handles.append(layer.register_forward_pre_hook(change, with_kwargs=True))
         handles += [module.register_forward_pre_hook(record(name)) for name, module in linears.items()]
-        model(input_ids=ids, use_cache=False)
+        _pass(model)
     return seen
 
 
