@@ -8,6 +8,7 @@ Shapes: B rows, N heads, T positions, H head size; a packed row has B = 1.
 
 from __future__ import annotations
 
+import bisect
 import copy
 import functools
 import math
@@ -23,6 +24,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 NAME = "bottega_packed"
+BAND = 64
+"""Queries of a band of causal attention on a CPU."""
+PART = "_asked_in_part"
+"""In the attention of a layer that is asked for a part of its positions alone (models/tail.py)."""
 
 
 class Block(NamedTuple):
@@ -46,8 +51,18 @@ class Geometry:
     prefix_kv: Callable[[int], tuple[Tensor, Tensor]] | None = None
     num_prefix: int = 0
     tail: Tensor | None = None
+    asked: list[int] = field(default_factory=list)
     masks: dict[tuple[int, int, int | None], Tensor | None] = field(default_factory=dict)
     biases: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def first_asked(self, start: int, end: int) -> int:
+        """Of the positions start:end, how many come before the first that the last layer is asked for."""
+        if self.tail is None:
+            return 0
+        if not self.asked:
+            self.asked = self.tail.tolist()
+        at = bisect.bisect_left(self.asked, start)
+        return min(self.asked[at], end) - start if at < len(self.asked) else end - start
 
     def mask(self, num_own: int, num_before: int, window: int | None, device: torch.device) -> Tensor | None:
         """Which keys (num_before + num_own) each of num_own queries sees; None where plain causal attention says it.
@@ -191,17 +206,48 @@ def packed_attention(
             v = torch.cat([value[:, :, shared_start:shared_end], v], 2)
         if before_k is not None and before_v is not None:
             k, v = torch.cat([before_k, k], 2), torch.cat([before_v, v], 2)
-        num_own = end - start
-        num_before = k.shape[2] - num_own
-        if alibi is not None:
-            mask: Tensor | None = layout.bias(num_own, num_before, sliding_window, alibi, q.dtype)
-        elif causal:
-            mask = layout.mask(num_own, num_before, sliding_window, query.device)
+        mask = _seen(q, k, layout, causal, sliding_window, alibi)
+        how = (scaling, dropout, softcap, s_aux)
+        plain, here = causal and mask is None, query.device.type == "cpu"
+        first = layout.first_asked(start, end) if here and PART in module.__dict__ else 0
+        if plain and here:
+            out = _triangle(q, k, v, layout, first, how)
+        elif first:
+            rest = _attend(q[:, :, first:], k, v, None if mask is None else mask[..., first:, :], False, *how)
+            out = torch.cat([rest.new_zeros(*rest.shape[:2], first, rest.shape[3]), rest], 2)
         else:
-            mask = _band(num_own, sliding_window, query.device)
-        out = _attend(q, k, v, mask, causal and mask is None, scaling, dropout, softcap, s_aux)
+            out = _attend(q, k, v, mask, plain, *how)
         outputs.append(out.transpose(1, 2))
     return torch.cat(outputs, 1), None
+
+
+def _seen(
+    q: Tensor, k: Tensor, layout: Geometry, causal: bool, window: int | None, alibi: Tensor | None
+) -> Tensor | None:
+    """Which keys a block's queries see, as torch's attention takes it; None where plain causal attention says it (or all are seen)."""
+    num_own = q.shape[2]
+    num_before = k.shape[2] - num_own
+    if alibi is not None:
+        return layout.bias(num_own, num_before, window, alibi, q.dtype)
+    return layout.mask(num_own, num_before, window, q.device) if causal else _band(num_own, window, q.device)
+
+
+def _triangle(q: Tensor, k: Tensor, v: Tensor, layout: Geometry, first: int, how: tuple[Any, ...]) -> Tensor:
+    """Causal attention in bands of queries, each with the keys up to its end; zeros before query `first`.
+
+    torch's kernel for CPUs computes keys that a query does not see, half of all: in bands of 64 forward and backward took 8
+    percent less at 148 tokens, 21 percent less at 250 to 650 (6 heads of 64, one core of an AMD EPYC, torch 2.13).
+    """
+    num = q.shape[2]
+    if num - first <= BAND and not first:
+        return _attend(q, k, v, None, True, *how)
+    num_bands = -(-(num - first) // BAND)
+    edges = [first + (num - first) * band // num_bands for band in range(num_bands + 1)] if num_bands else [first]
+    parts = [q.new_zeros(*q.shape[:2], first, v.shape[3])] if first else []
+    for start, end in zip(edges, edges[1:]):
+        mask = layout.mask(end - start, start, None, q.device)
+        parts.append(_attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], mask, mask is None, *how))
+    return torch.cat(parts, 2)
 
 
 def _tiles(

@@ -125,5 +125,7 @@ def _hook(layer: nn.Module, names: dict[str, list[str]]) -> bool:
     for first, last in pairs:
         modules[first].register_forward_pre_hook(tail.pick)
         modules[last].register_forward_hook(tail.put)
+    for one in modules[names["mixer"][0]].modules():
+        one.__dict__[attention.PART] = True
     layer.__dict__["_tail"] = tail
     return True
