@@ -190,10 +190,8 @@ def from_file(*, path: str, function: str = "reward") -> Batch:
             given |= {"prompt": answer.prompt, "reply": answer.reply}
             try:
                 value = call(**given)
-            except (
-                Exception,
-                SystemExit,
-            ) as error:  # the user's own code may raise anything; it is named and the run ends
+            except (Exception, SystemExit) as error:
+                # the user's own code may raise anything; it is named and the run ends
                 at = error.__traceback__
                 while at is not None and at.tb_next is not None:
                     at = at.tb_next

@@ -41,13 +41,15 @@ class Database:
 
     Args:
         url: a path or `sqlite:///path` (created with mode 0600), or `postgresql://...`; its password may come from PGPASSWORD.
+        wait_s: the longest wait for a lock that another process holds.
     """
 
-    def __init__(self, url: str | os.PathLike[str]) -> None:
+    def __init__(self, url: str | os.PathLike[str], *, wait_s: float = WAIT_S) -> None:
         name = os.fspath(url)
         self.is_postgres = name.startswith(("postgresql://", "postgres://"))
         self.name = _without_password(name)
-        self._open: Callable[[], Any] = _postgres(name) if self.is_postgres else _sqlite(name)
+        self.wait_s = wait_s
+        self._open: Callable[[], Any] = _postgres(name, wait_s) if self.is_postgres else _sqlite(name, wait_s)
         self._idle: list[Any] = []
         self._seats = threading.BoundedSemaphore(SEATS)
         self._guard = threading.Lock()
@@ -106,7 +108,7 @@ def _without_password(url: str) -> str:
     return url.replace(f":{parts.password}@", ":***@") if "://" in url and parts.password else url
 
 
-def _sqlite(name: str) -> Callable[[], sqlite3.Connection]:
+def _sqlite(name: str, wait_s: float) -> Callable[[], sqlite3.Connection]:
     """Opens a SQLite file that only its owner may read; journal and index files take over its mode."""
     if "://" in name.removeprefix("sqlite:///"):
         raise UserError(f"{name} is no store; give a file, sqlite:///FILE or postgresql://USER@HOST/NAME")
@@ -121,7 +123,7 @@ def _sqlite(name: str) -> Callable[[], sqlite3.Connection]:
         raise DiskFull(f"{path} cannot be written ({error.strerror}); name another file with --store") from None
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
         return connection
@@ -129,12 +131,13 @@ def _sqlite(name: str) -> Callable[[], sqlite3.Connection]:
     return connect
 
 
-def _postgres(url: str) -> Callable[[], Any]:
+def _postgres(url: str, wait_s: float) -> Callable[[], Any]:
     try:
         import psycopg
     except ImportError:
         raise UserError("a store in PostgreSQL needs psycopg; install bottega[postgres], or name a file") from None
-    return lambda: psycopg.connect(url, autocommit=True, connect_timeout=10)
+    limit = f"-c lock_timeout={int(1000 * wait_s)}"
+    return lambda: psycopg.connect(url, autocommit=True, connect_timeout=max(1, min(10, int(wait_s))), options=limit)
 
 
 @contextmanager
@@ -149,9 +152,15 @@ def _refusals(database: Database) -> Iterator[None]:
         if code.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR")):
             raise DiskFull(f"{database.name} cannot be written ({error}); free space or name another file") from None
         if code.startswith("SQLITE_BUSY"):
-            raise FolderInUse(f"{database.name} was locked by another process for {WAIT_S:g} s; try again") from None
+            raise FolderInUse(
+                f"{database.name} was locked by another process for {database.wait_s:g} s; try again"
+            ) from None
         raise
     except Exception as error:
+        if database.is_postgres and type(error).__name__ == "LockNotAvailable":
+            raise FolderInUse(
+                f"{database.name} was locked by another process for {database.wait_s:g} s; try again"
+            ) from None
         if database.is_postgres and type(error).__name__ in ("OperationalError", "ConnectionTimeout"):
             said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(

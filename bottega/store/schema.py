@@ -10,7 +10,7 @@ import os
 import time
 
 from bottega.core.errors import Mismatch
-from bottega.store.database import Database
+from bottega.store.database import WAIT_S, Database
 
 _FIRST = (
     """CREATE TABLE projects (name TEXT PRIMARY KEY, kind TEXT NOT NULL, settings TEXT NOT NULL,
@@ -51,13 +51,13 @@ CREATE TRIGGER events_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON events EXECUTE
 }
 
 
-def open_store(url: str | os.PathLike[str]) -> Database:
-    """The store at `url`, made or brought up to date.
+def open_store(url: str | os.PathLike[str], *, wait_s: float = WAIT_S) -> Database:
+    """The store at `url`, made or brought up to date. wait_s: the longest wait for a lock that another process holds.
 
     Raises:
         UserError: no such place, or no driver. Mismatch: a newer version of bottega made it. Unsafe: a damaged file.
     """
-    database = Database(url)
+    database = Database(url, wait_s=wait_s)
     with database.write() as run:
         run("CREATE TABLE IF NOT EXISTS versions (number INTEGER PRIMARY KEY, created DOUBLE PRECISION NOT NULL)")
         have = run("SELECT COALESCE(MAX(number), 0) FROM versions")[0][0]

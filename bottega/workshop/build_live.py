@@ -134,7 +134,8 @@ class RewardLearner:
         facts = {"pairs": len(rows), "sha256": _digest(rows)}
         if not (final / "pairs.json").is_file() or rundir.read_json(final / "pairs.json") != facts:
             self._train(version, rows, final, facts)
-        read_joined(self.attached, final)
+        with undisturbed(self.attached.model):  # reading draws numbers, and a run that goes on reads once more
+            read_joined(self.attached, final)
         self.opinion = True
 
     def _train(self, version: int, rows: Sequence[Row], final: Path, facts: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ class StoreQueue:
     def __init__(self, where: Feedback, *, fresh: bool) -> None:
         assert where.store is not None
         self.store, self.project, self.fresh = where.store, where.project, fresh
+        self.wait_s = where.timeout_s
         self.kind, self.settings = where.ask, Settings(scale=where.scale, per_item=where.per_item)
 
     def open(self) -> int:
@@ -62,7 +63,7 @@ class StoreQueue:
         if not server and not self.fresh and not Path(self.store.removeprefix("sqlite:///")).is_file():
             raise Away(f"there is no store {self.store}")
         try:
-            db = open_store(self.store)
+            db = open_store(self.store, wait_s=self.wait_s)
             try:
                 return work(db)
             finally:

@@ -15,7 +15,7 @@ from bottega.core import rundir
 from bottega.core.errors import Mismatch
 from bottega.evals.compare import Comparison, Report, compare
 from bottega.evals.runner import Score
-from bottega.workshop import curve
+from bottega.workshop import curve, report_live
 from bottega.workshop.markup import (
     bounds,
     chip,
@@ -78,6 +78,7 @@ def page(run: Run) -> str:
         _checks(run),
         _scores(run),
         _curves(run),
+        report_live.people(run),
         _samples(run),
         _costs(run),
         _intake(run),

@@ -24,6 +24,7 @@ class Stage:
     metrics: list[dict[str, Any]]
     timing: list[dict[str, Any]]
     intake: dict[str, Any]
+    rounds: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,13 +77,14 @@ def _json(path: Path, default: Any) -> Any:
 def _stage(folder: Path) -> Stage:
     lines = {
         name: rundir.read_jsonl(path) if (path := folder / name).is_file() else []
-        for name in ("metrics.jsonl", "timing.jsonl")
+        for name in ("metrics.jsonl", "timing.jsonl", "rounds.jsonl")
     }
     return Stage(
         name=plain_name(folder.name),
         metrics=lines["metrics.jsonl"],
         timing=lines["timing.jsonl"],
         intake=_json(folder / "intake.json", {}),
+        rounds=lines["rounds.jsonl"],
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bottega.core import rundir
-from tests.workshop.made import workshop
+from tests.workshop.made import jsonl, workshop
 
 RECIPE = """
 name: f
@@ -23,9 +23,23 @@ APART = ("host.json", "timing.jsonl", ".lock", "report.html", "curve.png", "envi
 """Clock, host, code and pictures: what two equal runs may differ in."""
 
 
-def inputs(folder: Path) -> Path:
+ONLINE = """
+name: f
+model: model
+seed: 1
+stages:
+  - learn: {objective: OBJECTIVE, data: ask.jsonl, method: {name: lora, rank: 2}, rewards: [{name: python, path: even.py}],
+            rollout: {prompts: 4, group: 4, max_tokens: 4, max_kl: 1e9, cut_steps: 99, flat_steps: 99}, steps: 4, batch: 2,
+            lr: 1e-3, save_every: 1, keep: 2}
+"""
+EVEN = "def reward(prompt, reply):\n    return float(sum(map(ord, reply)) % 5)\n"
+
+
+def inputs(folder: Path, recipe: str = RECIPE) -> Path:
     """Fill `folder` with a model, data and f.yaml; returns the recipe."""
-    (workshop(folder) / "f.yaml").write_text(RECIPE)
+    (workshop(folder) / "f.yaml").write_text(recipe)
+    (folder / "even.py").write_text(EVEN)
+    jsonl(folder / "ask.jsonl", [{"prompt": f"What is {i} plus 1?"} for i in range(12)])
     return folder / "f.yaml"
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from bottega.workshop.runs import runs_verify
 from tests.faults.forked import Forked
-from tests.faults.places import contents, inputs
+from tests.faults.places import ONLINE, RECIPE, contents, inputs
 
 WRITES = ("write", "safetensors")
 CHANGES = ("open", "mkdir", "replace", "rename", "unlink", "rmdir", "ftruncate", "fsync", *WRITES)
@@ -39,10 +39,10 @@ SAMPLE = {"kill": 4, "torn": 2, "EIO": 2, "ENOSPC": 1, "EMFILE": 2, "MemoryError
 class Place:
     """The forking process, the recipe, the reference run and its calls."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, recipe: str = RECIPE) -> None:
         self.forked, self.runs = Forked(folder), folder / "w" / "runs"
         (folder / "w").mkdir()
-        self.recipe = inputs(folder / "w")
+        self.recipe = inputs(folder / "w", recipe)
         self.train("warm")
         ended, self.points = self.forked.count(*self.words("whole"), under=self.runs / "whole", without=["matplotlib"])
         assert ended.code == 0, ended.said
@@ -98,3 +98,22 @@ def test_a_run_that_was_hurt_anywhere_ends_as_one_that_never_was(place, kind):
         except AssertionError as error:
             failed.append(str(error).partition("\nassert")[0])
     assert failed == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "points"),
+    [
+        ("grpo", 3),
+        *(pytest.param(one, 12, marks=pytest.mark.slow) for one in ("ppo", "grpo", "online_dpo", "raft", "rloo")),
+    ],
+)
+def test_one_that_learns_from_its_own_answers_is_killed_in_its_saves_and_ends_alike(tmp_path, objective, points):
+    """Four steps in two rounds, a checkpoint each: killed before calls that write one, drawn with a seed."""
+    made = Place(tmp_path, ONLINE.replace("OBJECTIVE", objective))
+    try:
+        saves = [n for n in made.numbers("kill") if "checkpoints" in str(made.points[n - 1][1])]
+        assert len(saves) > 40
+        for at in random.Random(f"5 {objective}").sample(saves, points):
+            made.hurt(at, "kill")
+    finally:
+        made.forked.close()

@@ -1,6 +1,6 @@
 """The alignment journey, recipes/manners: tuned on answers, a reward model, then DPO, PPO and GRPO from one start (rows A12, A4).
 
-Left out: people in the loop (tests/workshop/test_live.py). On the bundled model, three seeds (slow): each way raises the held-out share
+Left out: people in the loop (test_live.py). On the bundled model, three seeds (slow): each way raises the held-out share
 of polite endings and the held-out reward, near its start, and keeps what was known; on a tiny model, that every stage runs.
 """
 
@@ -74,12 +74,12 @@ class Stands:
     old: list[float]
 
 
-def stands(model: Path, judge: Path, tasks: Path, seed: int) -> Stands:
+def sampled_on(model: Path, tasks: Path, seed: int) -> Stands:
+    """How a model stands, but for the reward."""
     from bottega.demo.world.journey import is_polite
     from bottega.evals.engine import Engine, end_of_turn
     from bottega.evals.runner import evaluate
     from bottega.models.load import load
-    from bottega.train.reward_scores import load_reward
 
     loaded = load(str(model))
     module = loaded.attached.model if loaded.attached else loaded.model
@@ -89,18 +89,25 @@ def stands(model: Path, judge: Path, tasks: Path, seed: int) -> Stands:
     more, strings = end_of_turn(engine.tokenizer, engine.chat_template())
     stops = {"stop_ids": (*engine.generator.stop_ids(), *more), "stop": strings}
     replies = engine.generator.sample(prompts, max_tokens=24, temperature=1.0, seed=seed, logps=False, **stops)
-    sampled = [(list(prompt), list(reply.ids)) for prompt, reply in zip(prompts, replies)]
-    rows = [
-        Row(index=at, prefix=Tokens(prompt, [0.0] * len(prompt)), branches=(Tokens(reply, [1.0] * len(reply)),))
-        for at, (prompt, reply) in enumerate(sampled)
-    ]
     card = evaluate(loaded.attached or module, loaded.tokenizer, [tasks / f"{name}.yaml" for name in OLD], seed=seed)
     return Stands(
         polite=[float(is_polite(reply.text)) for reply in replies],
-        reward=[float(value) for value in np.concatenate(load_reward(judge).score(rows))],
-        sampled=sampled,
+        reward=[],
+        sampled=[(list(prompt), list(reply.ids)) for prompt, reply in zip(prompts, replies)],
         old=[item.value for score in card.scores for item in score.items],
     )
+
+
+def stands(model: Path, judge: Path, tasks: Path, seed: int) -> Stands:
+    from bottega.train.reward_scores import load_reward
+
+    found = sampled_on(model, tasks, seed)
+    rows = [
+        Row(index=at, prefix=Tokens(prompt, [0.0] * len(prompt)), branches=(Tokens(reply, [1.0] * len(reply)),))
+        for at, (prompt, reply) in enumerate(found.sampled)
+    ]
+    found.reward = [float(value) for value in np.concatenate(load_reward(judge).score(rows))]
+    return found
 
 
 @pytest.mark.slow

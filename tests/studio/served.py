@@ -24,10 +24,10 @@ FIELD = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)">')
 
 
 @contextmanager
-def served(store):
-    """(database, base URL) while the pages run on a free port."""
+def served(store, port=0):
+    """(database, base URL) while the pages run, on a free port where none is named."""
     db = open_store(store)
-    config = uvicorn.Config(build(db), host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    config = uvicorn.Config(build(db), host="127.0.0.1", port=port, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -1,11 +1,19 @@
 """`feedback: live` (row A11): samples go to people while it trains, and their word is in the reward.
 
-Left out: a server, kills. The annotator here is a reward function that answers what is in the queue whenever it is called: real events
-in a real store.
+Left out: a server (test_live_http.py). The annotator here is a reward function that answers what is in the queue whenever it is called:
+real events in a real store.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +21,13 @@ import pytest
 from bottega.core import rundir
 from bottega.store import people
 from bottega.store.schema import open_store
+from bottega.train.live import Away
+from bottega.workshop.live_queue import StoreQueue
+from bottega.workshop.recipe_live import Feedback
 from bottega.workshop.stages import run
 from tests.workshop.made import jsonl, workshop
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ANNOTATOR = """
 import os, signal
@@ -108,3 +121,72 @@ def test_samples_go_out_ratings_come_back_and_the_reward_model_learns_from_them(
 def test_a_dry_run_says_whom_it_asks(folder, store, tmp_path):
     plan = run(recipe(folder, store), out=tmp_path / "run", dry_run=True)
     assert "asks people about up to 3 pairs to compare a round" in plan["stages"][0]["people"]
+
+
+def test_two_who_always_disagree_count_little_and_are_told(folder, store, tmp_path, monkeypatch):
+    """Eve says the opposite of Anna on each of n questions: both weigh 1 / (1 + n), alpha is below 0, and nobody is preferred."""
+    monkeypatch.setenv("NAMES", "anna,eve")
+    run(recipe(folder, store, live={"per_item": 2}), out=tmp_path / "run", quiet=True)
+    last = lines(tmp_path / "run")[-1]["live"]
+    both = last["ratings"] // 2
+    assert last["people"] == 2 and both > 1 and last["agreement"] < 0
+    assert list(last["weights"].values()) == pytest.approx([1 / (1 + both)] * 2, abs=0.2) and last["pairs"] == 0
+
+
+def test_a_store_that_another_process_holds_is_away_within_its_time(folder, store, tmp_path):
+    """The lock of a writer that does not end: each call gives up after timeout_s, and not after the minute of the pages."""
+    queue = StoreQueue(Feedback(store=str(store), timeout_s=0.2), fresh=False)
+    queue.open()
+    holder = sqlite3.connect(store, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with pytest.raises(Away, match=r"was locked by another process for 0\.2 s"):
+        queue.put([{"prompt": [{"role": "user", "content": "q"}], "answers": [{"text": "a"}, {"text": "b"}]}], [0.0])
+    with pytest.raises(Away):
+        queue.since(0)
+    assert time.monotonic() - began < 5
+    holder.execute("ROLLBACK")
+    assert queue.since(0) == ([], 0)
+    holder.close()
+
+
+@pytest.mark.parametrize(
+    "objective", ["grpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ppo", "online_dpo"))]
+)
+def test_a_run_that_is_killed_in_each_round_hears_the_same_and_ends_in_the_same_bytes(
+    folder, store, tmp_path, objective
+):
+    """Killed at the 20th answer that each process judges, in its second round, until one lives to the end; what was heard at the
+    beginning of a round is on the disk, and a question is asked once."""
+    twin = tmp_path / "twin.db"
+    ends = {}
+    shutil.copyfile(store, twin)
+    for name, place, deadly in (("cut", store, True), ("whole", twin, False)):
+        plan = recipe(folder, place, objective, steps=5, live={"again": 0})
+        (tmp_path / f"{name}.json").write_text(json.dumps(plan))
+        words = [sys.executable, "-m", "bottega.cli", "run", str(tmp_path / f"{name}.json"), "--quiet", "--out"]
+        env = os.environ | {"STORE": str(place), "OMP_NUM_THREADS": "1", **({"DIE_AT": "20"} if deadly else {})}
+        deaths = 0
+        while (
+            done := subprocess.run([*words, str(tmp_path / name)], env=env, cwd=ROOT, capture_output=True)
+        ).returncode != 0:
+            assert done.returncode == -signal.SIGKILL and deaths < 9, done.stderr[-2000:]
+            deaths += 1
+        ends[name] = deaths
+    assert ends["cut"] >= 3 and ends["whole"] == 0
+
+    def left(name: str) -> dict[str, str]:
+        paths = [*(tmp_path / name).glob("stages/**/*.safetensors"), *(tmp_path / name).glob("stages/*/metrics.jsonl")]
+        return {str(path.relative_to(tmp_path / name)): rundir.sha256(path) for path in paths}
+
+    assert left("cut") == left("whole") and len(left("cut")) > 5
+    told = [[{**line["live"]} for line in lines(tmp_path / name)] for name in ("cut", "whole")]
+    for one in (*told[0], *told[1]):
+        one["weights"] = len(one["weights"])
+    assert told[0] == told[1]
+    counts = []
+    for place in (store, twin):
+        db = open_store(place)
+        counts.append([db.read(f"SELECT COUNT(*) FROM {table}")[0][0] for table in ("items", "events")])
+        db.close()
+    assert counts[0] == counts[1] and counts[0][0] > 0

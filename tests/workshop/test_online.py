@@ -87,19 +87,20 @@ def reward(prompt, reply):
     ("objective", "where"),
     [
         ("grpo", "rollout"),
+        ("grpo", "evaluation"),
         *(
             pytest.param(name, where, marks=pytest.mark.slow)
             for name, where in (
                 ("grpo", "update"), ("ppo", "rollout"), ("ppo", "update"), ("online_dpo", "update"), ("raft", "update"),
                 ("gkd", "update"), ("dapo", "update"), ("gspo", "update"), ("dr_grpo", "update"), ("rloo", "update"),
-                ("reinforce_pp", "update"),
+                ("reinforce_pp", "update"), ("ppo", "evaluation"), ("online_dpo", "evaluation"), ("raft", "evaluation"),
             )
         ),
     ],
 )  # fmt: skip
 def test_a_run_killed_in_a_rollout_or_an_update_ends_in_the_same_bytes(folder, tmp_path, objective, where):
     """32 answers a round, two steps each: killed at the 40th answer, or once the third step's checkpoint is there, in the middle of
-    the second round."""
+    the second round; or at the 34th, of the evaluation after the first step (3 held-out prompts)."""
     killer = tmp_path / "killer.py"
     killer.write_text(KILLER)
     plan = recipe(
@@ -109,14 +110,16 @@ def test_a_run_killed_in_a_rollout_or_an_update_ends_in_the_same_bytes(folder, t
         rewards=[{"name": "python", "path": str(killer)}],
         rollout={"prompts": 4, "group": 8, "max_tokens": 6},
         **({"teacher": str(folder / "model")} if objective == "gkd" else {}),
+        **({"validation": 0.25, "eval_every": 1} if where == "evaluation" else {}),
     )
     (tmp_path / "r.json").write_text(json.dumps(plan))
     words = [sys.executable, "-m", "bottega.cli", "run", str(tmp_path / "r.json"), "--quiet", "--out"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     third = tmp_path / "cut" / "stages" / "01-learn" / "checkpoints" / "step-0000003"
-    death = {"DIE_AT": "40"} if where == "rollout" else {"DIE_AFTER": str(third)}
+    death = {"DIE_AFTER": str(third)} if where == "update" else {"DIE_AT": "40" if where == "rollout" else "34"}
     done = subprocess.run([*words, str(tmp_path / "cut")], env=env | death, cwd=ROOT, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert where != "evaluation" or len(list((tmp_path / "cut").glob("stages/*/rounds.jsonl"))) == 1
     for name in ("cut", "whole"):
         done = subprocess.run([*words, str(tmp_path / name)], env=env, cwd=ROOT, capture_output=True)
         assert done.returncode == 0, done.stderr[-2000:]
