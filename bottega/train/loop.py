@@ -73,7 +73,7 @@ class Loop:
             self.state.fit = fit.begin(self.parts, self.settings, self.progress.note)
             if self.settings.on_nonfinite == "rollback":
                 self._save()  # what a failure before the first checkpoint goes back to
-        while self.step < self.settings.steps and self.outcome.reason == "steps":
+        while (self.step < self.settings.steps or self.state.owed) and self.outcome.reason == "steps":
             self._train()
         self.outcome.step = self.step
         return self.outcome
@@ -85,21 +85,30 @@ class Loop:
             log_to(self.folder / "metrics.jsonl", writes) as log,
             log_to(self.folder / "timing.jsonl", writes) as timing,
         ):
-            while self.step < self.settings.steps and self.outcome.reason == "steps":
+            done = self.step - 1
+            while (self.step < self.settings.steps or self.state.owed) and self.outcome.reason == "steps":
                 began, cpu = time.perf_counter(), time.process_time()
-                done = self.step
-                line = self.one_step()
-                if self.step <= done:
-                    break
-                now = time.process_time()
-                spent = {
-                    "step": self.step,
-                    "seconds": time.perf_counter() - began,
-                    "cpu_s": now - cpu,
-                    "process_s": now,
-                }
+                if self.state.owed is not None:  # the step is done; what was stopped is its evaluation
+                    line, spent = self.state.owed["line"], self.state.owed["spent"]
+                    self.state.owed, self.saved_step = None, -1
+                else:
+                    done = self.step
+                    line = self.one_step()
+                    if self.step <= done:
+                        break
+                    now = time.process_time()
+                    spent = {
+                        "step": self.step,
+                        "seconds": time.perf_counter() - began,
+                        "cpu_s": now - cpu,
+                        "process_s": now,
+                    }
                 if self._due(self.settings.eval_every):
-                    line |= self._evaluate()
+                    try:
+                        line |= self._evaluate()
+                    except Stopped:
+                        self._owe(line, spent)
+                        break
                 log.write(line)
                 rates = self._rates(line["tokens"], spent["seconds"])
                 timing.write(
@@ -183,6 +192,12 @@ class Loop:
         parts.source.tell([row.index for row in rows], [heard[row.index] for row in rows] if heard else [], metrics)
         state.tokens_seen += int(counts["seen"])
         return self._line(metrics, counts, lr, norm)
+
+    def _owe(self, line: dict[str, Any], spent: dict[str, Any]) -> None:
+        """An evaluation that was stopped in the middle: the step before it is saved, and what goes on begins with it."""
+        self.state.owed = {"line": line, "spent": spent}
+        self.outcome.reason, self.saved_step = "interrupted", -1
+        self._save()
 
     def _take_back(self, cursor: dict[str, Any], random: Mapping[str, Any]) -> dict[str, Any]:
         """A batch that was stopped in the middle was never begun: what is saved continues with it."""

@@ -36,6 +36,8 @@ class State:
     outcome: Outcome = field(default_factory=Outcome)
     watch: Watch = field(default_factory=Watch)
     fit: Fit = field(default_factory=Fit)
+    owed: dict[str, Any] | None = None
+    """The step's lines of the logs, where its evaluation was stopped in the middle."""
 
     def to_json(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
@@ -56,6 +58,7 @@ class State:
                 "reason": outcome.reason,
                 "last": outcome.last,
             },
+            **({"owed": self.owed} if self.owed is not None else {}),
         }
 
     @classmethod
@@ -70,6 +73,7 @@ class State:
             outcome=outcome,
             watch=Watch(**data["watch"]),
             fit=Fit(**data["fit"]),
+            owed=data.get("owed"),
         )
 
 

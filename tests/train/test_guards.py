@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bottega.core import devices
+from bottega.core import devices, rundir
 from bottega.core.errors import Diverged, UserError
 from bottega.core.types import Row, Tokens
 from bottega.models.layout import lay
@@ -231,6 +231,53 @@ def test_utilisation_counts_the_products_that_a_step_needs(llama, tmp_path):
     done = tokens * (4 * 15360 + 6 * 256) + labels * 4 * 10240 + attention
     assert shown["mfu"] == pytest.approx(done * shown["tokens/s"] / tokens / devices.peak_flops("cpu"), rel=1e-6)
     assert shown["lr"] == 1.0 and shown["GB"] > 0 and shown["loss"] == lora.outcome.last["loss"]
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_a_stop_in_the_middle_of_an_evaluation_ends_it_and_the_end_is_the_same(llama, tmp_path, at):
+    """Asked in the second of three calls of the evaluation after step 2, or after the last step: the step is saved, and what goes on
+    begins with its evaluation; logs and checkpoints are those of a run that nobody stopped."""
+    settings = {
+        "steps": 4,
+        "lr": 1e-3,
+        "optimizer": "adamw",
+        "eval_every": 2,
+        "save_every": 2,
+        "early_stop": "loss",
+        "keep": 9,
+    }
+    calls = []
+
+    def looped(folder, stops):
+        made = make_loop(llama, tmp_path / folder, **settings)
+        ids = torch.arange(3, 9)[None]
+
+        def validate(step):
+            calls.clear()
+            for _ in range(3):
+                calls.append(step)
+                logits = made.parts.attached.model(input_ids=ids).logits
+            return {"loss": float(logits.float().logsumexp(-1).mean())}
+
+        made.parts.validate = validate
+        made.parts.stopping = lambda: stops and calls == [at, at]
+        return made
+
+    whole = looped("whole", False)
+    whole.run()
+    stopped = looped("stopped", True)
+    assert stopped.run().reason == "interrupted" and stopped.step == at
+    assert not any(line["step"] == at for line in rundir.read_jsonl(tmp_path / "stopped" / "metrics.jsonl"))
+    again = looped("stopped", False)
+    assert again.run().reason == "steps"
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(again).items())
+    names = [
+        "metrics.jsonl",
+        *(f"checkpoints/step-000000{n}/{name}" for n in (2, 4) for name in ("state/loop.json", "MANIFEST.json")),
+    ]
+    for name in names:
+        one, other = ((tmp_path / d / name) for d in ("whole", "stopped"))
+        assert one.read_bytes() == other.read_bytes(), name
 
 
 def test_a_stop_in_the_middle_of_a_batch_takes_it_back_and_the_end_is_the_same(llama, tmp_path):

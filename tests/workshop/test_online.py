@@ -87,13 +87,13 @@ def reward(prompt, reply):
     ("objective", "where"),
     [
         ("grpo", "rollout"),
-        ("grpo", "evaluation"),
         *(
             pytest.param(name, where, marks=pytest.mark.slow)
             for name, where in (
                 ("grpo", "update"), ("ppo", "rollout"), ("ppo", "update"), ("online_dpo", "update"), ("raft", "update"),
                 ("gkd", "update"), ("dapo", "update"), ("gspo", "update"), ("dr_grpo", "update"), ("rloo", "update"),
-                ("reinforce_pp", "update"), ("ppo", "evaluation"), ("online_dpo", "evaluation"), ("raft", "evaluation"),
+                ("reinforce_pp", "update"),
+                ("grpo", "evaluation"), ("ppo", "evaluation"), ("online_dpo", "evaluation"), ("raft", "evaluation"),
             )
         ),
     ],
