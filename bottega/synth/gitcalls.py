@@ -24,13 +24,13 @@ _SET = {
 }
 
 
-def git(root: Path, *words: str, data: str | None = None) -> str:
+def git(root: Path, *words: str, data: str | None = None, index: Path | None = None) -> str:
     """What git answers in `root`, as text (bytes that are no UTF-8 as surrogates).
 
     Raises:
         UserError: git is not installed, or it refuses.
     """
-    done = ask(root, *words, data=None if data is None else data.encode("utf-8", "surrogateescape"))
+    done = ask(root, *words, data=None if data is None else data.encode("utf-8", "surrogateescape"), index=index)
     if done.returncode:
         remedy = "give the folder of a git checkout that has a commit"
         raise UserError(f"git {words[0]} in {root}: {complaint(done)}; {remedy}")
@@ -49,8 +49,10 @@ def complaint(done: subprocess.CompletedProcess[bytes]) -> str:
     return (fatal or lines or ["no reason given"])[0].removeprefix("fatal:").removeprefix("error:").strip()
 
 
-def ask(root: Path, *words: str, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    """Git's answer as it is, its exit code included.
+def ask(
+    root: Path, *words: str, data: bytes | None = None, index: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Git's answer as it is, its exit code included. index: a file in the place of the checkout's own index.
 
     Raises:
         UserError: git is not installed, or it did not answer in ten minutes.
@@ -62,7 +64,7 @@ def ask(root: Path, *words: str, data: bytes | None = None) -> subprocess.Comple
         return subprocess.run(
             command,
             capture_output=True,
-            env={**env, **_SET},
+            env={**env, **_SET, **({"GIT_INDEX_FILE": str(index)} if index is not None else {})},
             check=False,
             timeout=TIMEOUT_S,
             input=data or b"",

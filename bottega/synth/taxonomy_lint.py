@@ -53,8 +53,8 @@ class Page:
 def trailing_spaces(page: Page) -> Iterator[Finding]:
     """White space before the end of a line."""
     for number, line in enumerate(page.lines, 1):
-        bare = line.rstrip(" \t\r\n\x0b\x0c")
-        if len(bare) < len(line.removesuffix("\r")):
+        bare, whole = line.rstrip(" \t\r\n\x0b\x0c"), line.removesuffix("\r")
+        if len(bare) < len(whole) and whole[len(bare)] in " \t":
             yield Finding(line=number, column=len(bare) + 1, message="trailing spaces", fix="remove them")
 
 

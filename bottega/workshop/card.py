@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def _run_parts(run: Path) -> list[str]:
         kinds = [(stage.get(part) or {}).get("name", "") for part in ("objective", "method")]
         recipe.append(_row(name, *kinds, settings))
     lines = ["## Data", "", *_table(("stage", "file", "bytes", "fingerprint"), data), ""]
-    lines += ["The licences of these files are not recorded by the run; whoever gives the model away checks them.", ""]
+    lines += [*_origins(read), ""]
     lines += ["## Recipe", "", *_table(("stage", "objective", "method", "settings"), recipe), ""]
     lines += ["## Scores", "", *_scores(read), ""]
     sessions = read.host.get("sessions") or []
@@ -82,6 +83,21 @@ def _run_parts(run: Path) -> list[str]:
     if lineage.is_file():
         lines += [f"- version: {_text(public_name(str(one['run'])))}" for one in rundir.read_json(lineage)]
     return [*lines, ""]
+
+
+def _origins(read: report_files.Run) -> list[str]:
+    """Whose leaves the rows come from, summed over the stages; what is known of licences."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for stage in read.stages:
+        for one in stage.intake.get("origins") or []:
+            found[one["leaf"], one["contributor"], ", ".join(one["licences"]) or "none named"] += one["rows"]
+    if not found:
+        return ["The licences of these files are not recorded by the run; whoever gives the model away checks them."]
+    who = len({contributor for _, contributor, _ in found})
+    rows = [_row(*key, count) for key, count in sorted(found.items())]
+    leaves = len({leaf for leaf, _, _ in found})
+    said = f"Rows made from {leaves} leaves of a taxonomy by {who} contributors; other files name no licence."
+    return [said, "", *_table(("leaf", "contributor", "licences", "rows"), rows)]
 
 
 def _versions(read: report_files.Run) -> str:

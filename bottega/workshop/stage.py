@@ -17,6 +17,7 @@ from bottega.core.textio import progress
 from bottega.workshop import recipe_order
 from bottega.workshop.cleaning import HELD, write_held
 from bottega.workshop.interrupt import REASON, Watched
+from bottega.workshop.origins import origins
 from bottega.workshop.ranks import Ranks
 from bottega.workshop.recipe_online import ONLINE
 from bottega.workshop.record import Record, stage_record
@@ -120,7 +121,8 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
         shown[-1].loop = bench.loop
         bench.parts.stopping = lambda: this.ranks.interrupts.received is not None
         if leads:
-            rundir.write_json(folder / "intake.json", seen_from(this.folder, bench.rows.to_json()))
+            told = bench.rows.to_json() | origins(stage.data)
+            rundir.write_json(folder / "intake.json", seen_from(this.folder, told))
             held_out = stage.validation.data if stage.validation else ()
             write_held(folder / HELD, bench.rows.held, (*stage.data, *held_out))
         for line in _account(bench.rows):
