@@ -15,7 +15,7 @@ from bottega.core.types import Attached
 from bottega.models import merge as merging
 from bottega.models.generate import Generator
 from bottega.models.load import load
-from bottega.train.scoring import with_reference
+from bottega.train.scoring import validation, with_reference
 from tests.models.conftest import saved  # noqa: F401
 from tests.models.test_lora import logits
 from tests.train.clients import make_loop, rows, weights
@@ -58,9 +58,11 @@ def build(model, folder, objective, tune, options):
 
 
 def live(model, folder, objective, tune, options):
-    """Train to the end; then once more from the checkpoint in the middle, in a folder of its own. Both loops."""
+    """Train to the end, and better; then again from the checkpoint in the middle, in a folder of its own. Both loops."""
     whole = build(model, folder / "whole", objective, tune, options)
+    before = without_dropout(whole)
     whole.run()
+    assert without_dropout(whole) < before
     shutil.copytree(folder / "whole", folder / "resumed")
     for step in range(3, STEPS + 1):
         shutil.rmtree(folder / "resumed" / "checkpoints" / f"step-{step:07d}", ignore_errors=True)
@@ -69,6 +71,15 @@ def live(model, folder, objective, tune, options):
     resumed = build(model, folder / "resumed", objective, tune, options)
     resumed.run()
     return whole, resumed
+
+
+def without_dropout(loop):
+    """The loss over the rows that are trained on."""
+    loop.parts.attached.model.eval()
+    with torch.no_grad():
+        loss = validation(loop.parts, loop.parts.source.rows, micro_tokens=40)(0)["loss"]
+    loop.parts.attached.model.train()
+    return loss
 
 
 def losses(folder):
@@ -85,7 +96,7 @@ def walk(folder, place, objective, tune, options):
     """Train, stop and resume to the same bits, merge where it can, reload from the checkpoint, generate."""
     whole, resumed = live(folder, place, objective, tune, options)
     history = losses(place / "whole")
-    assert len(history) == STEPS and history[-1] < history[0]
+    assert len(history) == STEPS
     assert losses(place / "resumed") == history
     mine, theirs = weights(whole), weights(resumed)
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
