@@ -14,6 +14,7 @@ import json
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 from bottega.core.devices import num_devices, peak_flops  # noqa: E402
 from bottega.core.types import Attached, Row, Tokens  # noqa: E402
 from bottega.models import attention  # noqa: E402
+from bottega.models.heads import causal_model  # noqa: E402
 from bottega.models.methods import method  # noqa: E402
 from bottega.models.quant import place, quantise  # noqa: E402
 from bottega.train.assemble import assemble  # noqa: E402
@@ -226,6 +228,55 @@ def trainer_step(
     return step
 
 
+def trl_case(
+    model: nn.Module, batch: Sequence[Row], given: argparse.Namespace, *, checkpointing: bool, lr: float = 1e-4
+) -> dict[str, float]:
+    """TRL's SFTTrainer over the same rows, a whole step's in one padded batch, Liger's kernels where they are installed."""
+    from datasets import Dataset as Table
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    words = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
+    table = Table.from_list(
+        [
+            {"input_ids": list(row.branches[0].ids), "completion_mask": [int(t > 0) for t in row.branches[0].trains]}
+            for row in batch
+        ]
+        * (WARM + STEPS)
+    )
+    marks: list[float] = []
+
+    class Marks(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if given.device == "cuda":
+                torch.cuda.synchronize()
+            marks.append(time.perf_counter())
+
+    liger = given.device == "cuda" and importlib.util.find_spec("liger_kernel") is not None
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = SFTConfig(
+            output_dir=scratch, max_steps=WARM + STEPS, per_device_train_batch_size=len(batch), max_length=None, learning_rate=lr,
+            lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, optim="adamw_torch_fused", bf16=given.device == "cuda",
+            use_cpu=given.device == "cpu", gradient_checkpointing=checkpointing, use_liger_kernel=liger, report_to="none",
+            gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+            save_strategy="no", logging_strategy="no", disable_tqdm=True, train_sampling_strategy="sequential", eos_token="<eos>",
+        )  # fmt: skip
+        trainer = SFTTrainer(
+            model=model, args=settings, train_dataset=table, processing_class=tokenizer, callbacks=[Marks()]
+        )
+        if given.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        trainer.train()
+    middle = statistics.median(b - a for a, b in zip(marks[WARM - 1 :], marks[WARM:]))
+    peak = torch.cuda.max_memory_allocated() / 1e9 if given.device == "cuda" else 0.0
+    tokens = sum(row.num_tokens for row in batch)
+    said = f"TRL {version('trl')}" + (f", Liger {version('liger_kernel')}" if liger else ", no Liger")
+    return {"step_s": middle, "tokens_per_s": tokens / middle, "peak_gb": peak, "remark": said}
+
+
 def free() -> None:
     """Give back what the last case held."""
     gc.collect()
@@ -239,7 +290,7 @@ def peers(given: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     for name in [name for name in given.peers.split(",") if name]:
         if importlib.util.find_spec(PEERS[name]) is None:
             absent[name] = f"untested: no module {PEERS[name]} in this environment"
-        elif name in ("hf", "liger"):
+        elif name in ("hf", "liger", "trl"):
             runs.append(name)
         else:
             absent[name] = "untested: this script has no side for it yet"
@@ -252,14 +303,18 @@ def peer_case(
     """A peer's numbers, or its error (out of memory is a result)."""
     try:
         model.set_attn_implementation("sdpa")
+        if name == "trl":
+            return trl_case(model, batch, given, **how)
         if name == "liger":
             from liger_kernel.transformers import apply_liger_kernel_to_llama
 
-            apply_liger_kernel_to_llama(model=getattr(model, "base_model", model))
+            apply_liger_kernel_to_llama(model=causal_model(model))
         step = trainer_step(model, batch, **how)
         return timed(step, given, sum(row.num_tokens for row in batch))
     except torch.cuda.OutOfMemoryError:
         return {"error": "out of memory"}
+    except Exception as error:  # noqa: BLE001 - a peer that does not run here is a line of the table, not its end
+        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"}
 
 
 def write(
@@ -315,22 +370,25 @@ class Case:
 
 
 def run(name: str, about: str, cases: dict[str, Case]) -> None:
-    """Every case, ours first (with parity), then the peers, each on a fresh model; then the page."""
+    """Every case, ours first (with parity), then the peers one after the other, each on a fresh model; then the page."""
     given = options(about)
     transformers.logging.set_verbosity_error()
     began = time.monotonic()
     runs, absent = peers(given)
     lines: list[dict[str, Any]] = []
-    for label, case in cases.items():
-        if given.only and label not in given.only.split(","):
-            continue
-        for side in ("bottega", *runs):
+    asked = {label: case for label, case in cases.items() if not given.only or label in given.only.split(",")}
+    sides = sorted(
+        ["bottega", *runs], key=lambda side: side in ("trl", "liger")
+    )  # their kernels change the whole process
+    for side in sides:
+        for label, case in asked.items():
             if time.monotonic() - began > given.limit_s:
                 lines.append({"case": label, "side": side, "error": f"not begun: {given.limit_s:g} s were over"})
                 continue
             lines.append({"case": label, "side": side} | one(case, side, given))
             print(lines[-1], file=sys.stderr, flush=True)
             free()
+    lines.sort(key=lambda line: list(asked).index(line["case"]))
     write(name, about, lines, absent, given)
 
 

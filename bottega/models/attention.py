@@ -1,7 +1,7 @@
 """One attention function for packed rows, registered with transformers, so that a model's own code computes them.
 
-Left out: back ends for CUDA (variable-length kernels) and block masks; every block of a row is one SDPA call, which on
-CPU costs less than a dense mask over the row.
+On a GPU in 16 bits all blocks of a row are one call of a variable-length kernel (models/varlen.py); else every block is
+one SDPA call, which on CPU costs less than a dense mask over the row. Left out: block masks.
 
 Shapes: B rows, N heads, T positions, H head size; a packed row has B = 1.
 """
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+from bottega.models import varlen
 
 NAME = "bottega_packed"
 BAND = 64
@@ -54,6 +56,7 @@ class Geometry:
     asked: list[int] = field(default_factory=list)
     masks: dict[tuple[int, int, int | None], Tensor | None] = field(default_factory=dict)
     biases: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
+    lengths: dict[torch.device, varlen.Lengths] = field(default_factory=dict)
 
     def first_asked(self, start: int, end: int) -> int:
         """Of the positions start:end, how many come before the first that the last layer is asked for."""
@@ -63,6 +66,12 @@ class Geometry:
             self.asked = self.tail.tolist()
         at = bisect.bisect_left(self.asked, start)
         return min(self.asked[at], end) - start if at < len(self.asked) else end - start
+
+    def on(self, device: torch.device) -> varlen.Lengths:
+        """The row as a variable-length kernel takes it, on `device`: one for all layers."""
+        if device not in self.lengths:
+            self.lengths[device] = varlen.lengths(self.blocks, device)
+        return self.lengths[device]
 
     def mask(self, num_own: int, num_before: int, window: int | None, device: torch.device) -> Tensor | None:
         """Which keys (num_before + num_own) each of num_own queries sees; None where plain causal attention says it.
@@ -195,10 +204,13 @@ def packed_attention(
         return _plain(
             module, query, key, value, attention_mask, scaling, dropout, sliding_window, softcap, s_aux, kwargs
         )
+    causal = getattr(module, "is_causal", True)
+    odd = softcap is not None or s_aux is not None or alibi is not None or layout.prefix_kv is not None
+    if causal and not odd and varlen.fits(query, key, value, dropout):
+        return varlen.attend(query, key, value, layout.on(query.device), scaling, sliding_window), None
     before_k = before_v = None
     if layout.prefix_kv is not None:
         before_k, before_v = (x.to(key.dtype)[None] for x in layout.prefix_kv(cast(int, module.layer_idx)))
-    causal = getattr(module, "is_causal", True)
     outputs = []
     for (start, end, shared_start, shared_end), q, k, v in _tiles(layout.blocks, query, key, value):
         if shared_end > shared_start:

@@ -31,12 +31,13 @@ from bottega.models.tensorfiles import TensorFiles
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lean:
     """How weights are held: kind (None: as they are), whether layers stay on disk, and where quantised layer files are kept
-    for the next time (None: in a temporary folder); key names the base in there."""
+    for the next time (None: in a temporary folder); key names the base in there. device: where layers that stay on disk are used."""
 
     kind: Kind | None = None
     stream: bool = False
     cache: Path | None = None
     key: str = ""
+    device: str = "cpu"
 
 
 class _Unfilled(TorchFunctionMode):
@@ -191,7 +192,7 @@ def _leave_on_disk(source: _Source, model: Model, stack: nn.ModuleList, lean: Le
         for module, leaf, own in list(_tensors(layer)):
             name, empty = f"{prefix}.{number}.{own}", getattr(module, leaf)
             known = name if lean.kind is not None else source.name_of(name, empty)
-            plan.append((_set(module, leaf, absent(empty.shape, empty.dtype)), known))
+            plan.append((_set(module, leaf, absent(empty.shape, empty.dtype, lean.device)), known))
         plans.append(plan)
     stream = Stream(files, plans, mapped=lean.kind is None, keep=keep)
     for number, layer in enumerate(list(stack)):

@@ -134,11 +134,10 @@ def packs(loaded: Loaded, *, branches: bool) -> bool:
 
 
 def _lean(weights: str, stream: bool, cache: Path | None, known: str, device: str) -> Lean | None:
-    if stream and device != "cpu":
-        raise UserError(f"stream reads layers into host memory, and the device is {device}: write cpu, or no stream")
     if weights == "full" and not stream:
         return None
-    return Lean(kind=as_kind(weights), stream=stream, cache=cache, key=hashlib.sha256(known.encode()).hexdigest())
+    key = hashlib.sha256(known.encode()).hexdigest()
+    return Lean(kind=as_kind(weights), stream=stream, cache=cache, key=key, device=device)
 
 
 def _from_gguf(path: Path, dtype: str, *, ordinary: bool, device: str) -> Loaded:

@@ -19,6 +19,8 @@ from bottega.models.layers import Model
 
 SHARE = {"full": 1.0, "int8": 0.3, "nf4": 0.2}
 """Of float32's bytes, what the weights take by how linear layers are held: a quarter or an eighth, embeddings apart."""
+STREAMED = 0.25
+"""Of a streamed model's weights, what lies on the device at most: two layers and the embeddings, of 16 layers or more."""
 
 
 def choose_for(
@@ -33,17 +35,16 @@ def choose_for(
     """The device that `device` stands for (devices.choose): auto takes a GPU only if the weights of `model` fit on it.
 
     Args:
-        weights, stream: as in models/load.py's `load`; streamed layers lie in host memory, so that auto is the CPU.
+        weights, stream: as in models/load.py's `load`; of streamed layers two at a time lie on the device.
         num_bytes: of a number of the weights.
         note: told which device it is, unless it is a CPU because there is nothing else.
 
     Raises:
         UserError: there is no such device.
     """
-    if stream and device == "auto":
-        return "cpu"
     here = device == "auto" and devices.num_devices(devices.ACCELERATOR) > 0
-    chosen = devices.choose(device, need_bytes=int(count(model) * num_bytes * SHARE[weights]) if here else 0)
+    share = SHARE[weights] * (STREAMED if stream else 1.0)
+    chosen = devices.choose(device, need_bytes=int(count(model) * num_bytes * share) if here else 0)
     if chosen.kind != "cpu" or here:
         note(f"device {chosen.why}")
     return chosen.name

@@ -1,6 +1,8 @@
 """A model larger than memory: its frozen decoder layers stay on disk and visit memory one at a time.
 
-Left out: training the streamed weights themselves (they are read only), several processes, and CUDA. Each layer's
+On a GPU a layer is read into page-locked host memory and copied from there into one of two slots of the device, both while
+the layer before it is computed. Left out: training the streamed weights themselves (they are read only), and several processes.
+Each layer's
 forward keeps its inputs alone; its backward reads the layer again, computes it again with the random state put back, and
 differentiates that: the recompute is owned here, since what transformers does under gradient checkpointing would keep
 every layer's weights for the backward pass.
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bottega.core.devices import random_state, set_random_state
 from bottega.core.errors import UserError
 from bottega.models.tensorfiles import ALIGN, TensorFiles
 
@@ -39,8 +42,9 @@ class Stream:
 
     Args:
         files: where the weights lie. layers: for each layer, (tensor of the module, its name in the files); the tensors'
-            own dtype is what a layer is used in. mapped: align tensors as a resident model does that has its file mapped
-            (models/tensorfiles.py), else as torch does. keep: something that must live as long (a temporary folder).
+            own dtype is what a layer is used in, and their device where. mapped: align tensors as a resident model does that
+            has its file mapped (models/tensorfiles.py), else as torch does. keep: something that must live as long (a
+            temporary folder).
     """
 
     def __init__(
@@ -62,7 +66,14 @@ class Stream:
             self.plans.append(plan)
             size = max(size, here)
         self.num_bytes = size
-        self._slots = [torch.empty(size, dtype=torch.uint8) for _ in range(2)]
+        self.device = layers[0][0][0].device
+        pinned = self.device.type == "cuda"
+        self._slots = [torch.empty(size, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
+        self._near = self._slots
+        if self.device.type != "cpu":
+            self._near = [torch.empty(size, dtype=torch.uint8, device=self.device) for _ in range(2)]
+        self._copies = torch.cuda.Stream(self.device) if pinned else None
+        self._used: list[torch.cuda.Event | None] = [None, None]  # when the device has done with a slot
         self._scratch = torch.empty(scratch, dtype=torch.uint8)
         self._holds: list[int | None] = [None, None]
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="layer-stream")
@@ -80,7 +91,7 @@ class Stream:
         """
         slot = self._bring(layer)
         self._prefetch(then, spare=slot)
-        room = self._slots[slot]
+        room = self._near[slot]
         plan = self.plans[layer]
         for piece in plan:
             own = room[piece.start : piece.start + piece.num_bytes]
@@ -90,6 +101,8 @@ class Stream:
         finally:
             for piece in plan:
                 piece.target.data = piece.idle
+            if self._copies is not None:
+                self._used[slot] = torch.cuda.current_stream(self.device).record_event()
 
     def _bring(self, layer: int) -> int:
         """The slot that holds `layer`, read now if it was not foreseen."""
@@ -120,13 +133,22 @@ class Stream:
             else:
                 found = self.files.read_into(piece.name, self._scratch)
                 own.view(piece.idle.dtype).view(piece.idle.shape).copy_(found)
+        if self._copies is not None:
+            with torch.cuda.stream(self._copies):
+                used = self._used[slot]
+                if used is not None:
+                    self._copies.wait_event(used)
+                self._near[slot].copy_(room, non_blocking=True)
+            self._copies.synchronize()  # in the reader's thread: a layer that is there is there for every stream
+        elif self._near[slot] is not room:
+            self._near[slot].copy_(room)
 
 
-def absent(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def absent(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
     """A tensor of this shape that takes one number of memory: not-a-number, so that a layer used while it is away is
     never taken for one that is there."""
     value = float("nan") if dtype.is_floating_point else 0
-    return torch.full((), value, dtype=dtype).expand(tuple(shape))
+    return torch.full((), value, dtype=dtype, device=device).expand(tuple(shape))
 
 
 def is_absent(tensor: Tensor) -> bool:
@@ -192,15 +214,16 @@ class _Call:
         self.tensors: list[Tensor] = []
         self._form = _take((args, _open_prefix(kwargs, visits.number)), self.tensors)
         self._outputs: Any = None
-        self._random = torch.get_rng_state() if training else None
-        self._autocast = torch.is_autocast_enabled("cpu")
-        self._precision = torch.get_autocast_dtype("cpu")
+        self._random = random_state() if training else None
+        self._kind = visits.stream.device.type
+        self._autocast = torch.is_autocast_enabled(self._kind)
+        self._precision = torch.get_autocast_dtype(self._kind)
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The layer's output tensors; the layer must be in memory."""
         args, kwargs = _put(self._form, tensors)
         outputs: list[Tensor] = []
-        with torch.autocast("cpu", dtype=self._precision, enabled=self._autocast, cache_enabled=False):
+        with torch.autocast(self._kind, dtype=self._precision, enabled=self._autocast, cache_enabled=False):
             self._outputs = _take(self.visits.forward(*args, **_close_prefix(kwargs)), outputs)
         return tuple(outputs)
 
@@ -208,12 +231,12 @@ class _Call:
         """`run` with the random state that the forward pass had; the present one is put back."""
         if self._random is None:
             return self.run(tensors)
-        present = torch.get_rng_state()
-        torch.set_rng_state(self._random)
+        present = random_state()
+        set_random_state(self._random)
         try:
             return self.run(tensors)
         finally:
-            torch.set_rng_state(present)
+            set_random_state(present)
 
     def join(self, outputs: Sequence[Tensor]) -> Any:
         """Outputs in the form in which the layer returned them."""

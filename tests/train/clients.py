@@ -65,10 +65,12 @@ def make_loop(
     method_options: dict | None = None,
     packed: bool | None = None,
     streamed: bool | None = None,
+    device: str = "cpu",
     **settings,
 ) -> Loop:
     """A loop of plain gradient descent at learning rate 1 (so that a step shows the gradient), ready to step."""
-    loaded = load(model, stream=settings.get("stream", False) if streamed is None else streamed)
+    loaded = load(model, stream=settings.get("stream", False) if streamed is None else streamed, device=device)
+    torch.manual_seed(1)
     attached = method(tune, **(method_options or {})).attach(loaded.model)
     torch.manual_seed(1)
     defaults = {
