@@ -392,6 +392,18 @@ def run(name: str, about: str, cases: dict[str, Case]) -> None:
     write(name, about, lines, absent, given)
 
 
+def prepared(case: Case, side: str, given: argparse.Namespace) -> Callable[[], Any]:
+    """A step of our side or of the plain one, ready to be taken."""
+    size = SIZES["tiny" if given.tiny else case.size]
+    batch = rows(size, length=case.length, count=case.count, spread=case.spread)
+    model = build(size, given, positions=max(case.length, 64), weights=case.weights)
+    attached = method(case.method, **case.options).attach(model)
+    if side != "bottega":
+        model.set_attn_implementation("sdpa")
+        return trainer_step(attached.model, batch, checkpointing=case.checkpointing)
+    return ours(model, attached, batch, given, checkpointing=case.checkpointing, **case.loop).one_step
+
+
 def one(case: Case, side: str, given: argparse.Namespace) -> dict[str, Any]:
     """One side of one case: its numbers, or why there are none."""
     size = SIZES["tiny" if given.tiny else case.size]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bottega.models import kinds
+from bottega.models.formed import nll_formed
 
 TOLERANCE = 1e-5
 
@@ -114,18 +115,22 @@ def logits(hidden_SD: Tensor, layer: nn.Module, head: Head) -> Tensor:
 def nll_total(hidden_SD: Tensor, layer: Any, head: Head, labels_S: Tensor, weights_S: Tensor, chunk: int) -> Tensor:
     """Sum of weight * -log p(label), () float32, without ever holding more than `chunk` rows of logits.
 
-    Where every weight is 1 and the head is a plain linear layer, torch's chunked linear cross-entropy forms the gradients
-    in the forward pass; else the twin below recomputes them.
+    A plain linear layer's gradients are formed in the forward pass: by torch's chunked linear cross-entropy where every weight
+    is 1 and torch has it, else by models/formed.py. Other heads compute their logits again in the backward pass.
     """
+    linear = head.kind == "linear" and head.softcap is None and head.temperature == 1.0
     uniform = bool((weights_S == 1).all()) and not _rounds(hidden_SD)
-    plain = head.kind == "linear" and head.softcap is None and head.temperature == 1.0
-    if plain and uniform and hasattr(F, "linear_cross_entropy"):
+    if linear and uniform and hasattr(F, "linear_cross_entropy"):
         options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk)
         scaled = hidden_SD * head.scale if head.scale != 1.0 else hidden_SD
         bias = layer.bias * head.scale if layer.bias is not None and head.scale != 1.0 else layer.bias
         return F.linear_cross_entropy(
             scaled, layer.weight, labels_S, linear_bias=bias, reduction="sum", options=options
         ).float()
+    if (
+        linear and torch.is_grad_enabled() and _products(hidden_SD) != torch.float16
+    ):  # whose small numbers need the loss's scale
+        return nll_formed(hidden_SD, layer.weight, layer.bias, labels_S, weights_S, head.scale, chunk)
     return -(weights_S * token_logp(hidden_SD, layer, head, labels_S, chunk)).sum()
 
 
@@ -135,9 +140,14 @@ def _rounds(hidden_SD: Tensor) -> bool:
     fp16 overflows at 65,504 nats, some 10,000 tokens. bf16 leaves 8 bits of the sum (0.24 percent off at 3,000 tokens): too
     few for a measurement; while training only the logged loss has them, since the gradient is formed token by token.
     """
-    kind = hidden_SD.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_SD.dtype
+    dtype = _products(hidden_SD)
     return dtype == torch.float16 or (dtype == torch.bfloat16 and not torch.is_grad_enabled())
+
+
+def _products(hidden_SD: Tensor) -> torch.dtype:
+    """In which dtype matrix products are computed here."""
+    kind = hidden_SD.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_SD.dtype
 
 
 def token_logp(hidden_SD: Tensor, layer: nn.Module, head: Head, labels_S: Tensor, chunk: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bottega.core.types import Attached, Inputs, Scores, Targets
 from bottega.models import attention, heads, kinds, tail
 from bottega.models.attention import Geometry
+from bottega.models.formed import rows_at_once
 from bottega.models.layout import Layout, placed
 from bottega.models.place import place_of
 from bottega.models.reward import ADAPTER, worn
@@ -45,7 +46,7 @@ class Scorer(nn.Module):
     Args:
         attached: what a Method returned.
         vocabulary: number of token ids the model knows.
-        head_chunk: rows of logits held at once.
+        head_chunk: rows of logits held at once on a CPU (a GPU holds more: models/formed.py).
         precision: fp32 or bf16-true (as the weights are), bf16 or fp16 (matrix products only). compiled: compile the trunk.
         value: adds a value head (D -> 1) for PPO; zero at the start.
         reference: a frozen copy of the stage's first model, where switching the adapter off is not that.
@@ -70,7 +71,7 @@ class Scorer(nn.Module):
         self.reference_kind = attached.reference_kind
         self.reference = [reference]  # in a list: its parameters are not this module's
         self.head = heads.find_head(attached.model, vocabulary)
-        self.head_chunk = head_chunk
+        self.head_chunk = rows_at_once(place_of(attached.model), vocabulary, head_chunk)
         self.precision = precision
         self.saving = saving
         self.compiled = torch.compile(heads.trunk(attached.model)) if compiled else None

@@ -72,7 +72,9 @@ class AdamW:
     def step(
         self, weights: Sequence[Tensor], gradients: Sequence[Tensor], states: States, *, lr: float, weight_decay: float
     ) -> None:
-        steps = [state["step"].to(w.device) for w, state in zip(weights, states, strict=True)]
+        steps = [state["step"] for state in states]
+        if weights[0].device.type != "cpu":  # where the kernel counts a copy: one way there for all
+            steps = list(torch.stack(steps).to(weights[0].device).unbind())
         adamw(
             list(weights),
             list(gradients),
@@ -90,7 +92,7 @@ class AdamW:
             maximize=False,
         )
         for step, state in zip(steps, states, strict=True):
-            if step is not state["step"]:  # on a GPU the kernel has counted a copy
+            if step is not state["step"]:
                 state["step"] += 1
 
 
