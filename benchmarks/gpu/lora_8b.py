@@ -7,17 +7,10 @@ Left out: several GPUs.
 
 from common import Case, run
 
+LOOP = {"micro_tokens": 16384, "precision": "bf16-true"}
 CASES = {
-    "2k": Case(size="8b", length=2048, count=8, options={"rank": 16}, loop={"micro_tokens": 8192}, checkpointing=True),
-    "8k": Case(
-        size="8b",
-        length=8192,
-        count=2,
-        options={"rank": 16},
-        loop={"micro_tokens": 8192},
-        checkpointing=True,
-        spread=False,
-    ),
+    "2k": Case(size="8b", length=2048, count=8, options={"rank": 16}, loop=LOOP, checkpointing=True),
+    "8k": Case(size="8b", length=8192, count=2, options={"rank": 16}, loop=LOOP, checkpointing=True, spread=False),
 }
 
 

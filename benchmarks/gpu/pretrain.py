@@ -7,14 +7,19 @@ Left out: several GPUs, float8.
 
 from common import Case, run
 
+FULL = {"method": "full", "options": {}, "spread": False, "mfu": True}
 CASES = {
-    "125m": Case(size="125m", length=2049, count=16, method="full", options={}, loop={"micro_tokens": 32784}, spread=False, mfu=True),
-    "1b": Case(size="1b", length=2049, count=8, method="full", options={}, loop={"micro_tokens": 16392}, spread=False, mfu=True),
+    "125m": Case(size="125m", length=2049, count=16, loop={"micro_tokens": 32784, "compile": True}, **FULL),
+    "1b": Case(size="1b", length=2049, count=8, loop={"micro_tokens": 16392, "compile": True}, **FULL),
     "7b": Case(
-        size="7b", length=2049, count=4, method="full", options={}, loop={"precision": "bf16-true", "micro_tokens": 8196},
-        spread=False, mfu=True, checkpointing=True,
+        size="7b",
+        length=2049,
+        count=4,
+        loop={"precision": "bf16-true", "micro_tokens": 8196},
+        checkpointing=True,
+        **FULL,
     ),
-}  # fmt: skip
+}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from common import Case, run
 CASES = {
     "70b-1k": Case(
         size="70b", length=1024, count=4, method="qlora", options={"rank": 16, "base": "nf4"}, weights="nf4", cap_gb=48,
-        loop={"micro_tokens": 2048}, checkpointing=True,
+        loop={"micro_tokens": 2048, "precision": "bf16-true"}, checkpointing=True,
     ),
 }  # fmt: skip
 

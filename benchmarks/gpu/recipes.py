@@ -12,7 +12,7 @@ def lean(size: str, cap_gb: float) -> Case:
     """A 4-bit base with LoRA under a cap."""
     return Case(
         size=size, length=1024, count=4, method="qlora", options={"rank": 16, "base": "nf4"}, weights="nf4", cap_gb=cap_gb,
-        loop={"micro_tokens": 2048}, checkpointing=True,
+        loop={"micro_tokens": 2048, "precision": "bf16-true"}, checkpointing=True,
     )  # fmt: skip
 
 

@@ -227,9 +227,10 @@ def _token_rows(model: Model, tokens: Sequence[int]) -> dict[str, list[int]] | N
 
 
 def _attached(adapted: Any, chosen: list[str], lr_ratio: float, starts: dict[str, Tensor] | None) -> Attached:
-    from bottega.models import layers
+    from bottega.models import layers, lowrank
     from bottega.models.methods.adapter import merge_adapter, save_adapter
 
+    lowrank.quicken(adapted)
     named = list(adapted.named_parameters())
     fast = [(name, p) for name, p in named if ".lora_B." in name]
     slow = [(name, p) for name, p in named if ".lora_B." not in name]
