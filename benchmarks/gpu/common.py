@@ -155,6 +155,7 @@ def ours(
     source = Dataset(list(batch), batch=len(batch), seed=0, shuffle=False)
     vocabulary = model.config.vocab_size
     parts = assemble(attached, spec("sft"), source, chosen, vocabulary=vocabulary, pad_id=0, packed=True)
+    attached.model.train()  # in evaluation mode nothing is recomputed
     return Loop(parts, chosen, Path("."), Quiet())
 
 
