@@ -101,3 +101,58 @@ def synth_command(taxonomy: str, as_json: bool, **options: Any) -> int:
 def lab_example_command(out: str, as_json: bool, **options: Any) -> int:
     """A small invented taxonomy with documents, tests and a replay file, to learn the whole way on."""
     return call("lab example", as_json=as_json, out=out, **options)
+
+
+@verb(
+    lab,
+    "recipe",
+    "bottega lab recipe --short parish/short --long parish/long --skills parish/skills --replay parish/replay.jsonl "
+    "--tasks parish/tasks --model garzone --out parish/lab",
+)
+@click.option(
+    "--short", multiple=True, metavar="FOLDER", help="Knowledge with short answers, as `synth` wrote it; repeat it."
+)
+@click.option("--long", multiple=True, metavar="FOLDER", help="Knowledge with long answers; repeat it.")
+@click.option("--skills", multiple=True, metavar="FOLDER", help="Skills; repeat it.")
+@click.option(
+    "--replay", multiple=True, metavar="FILE", help="What the model knew before, rehearsed in every phase; repeat it."
+)
+@click.option(
+    "--tasks", multiple=True, metavar="TASK", help="Measured before and after: tasks, or a folder of them; repeat it."
+)
+@click.option("--model", required=True, help="A Hub id, a folder, or garzone.")
+@click.option("--out", required=True, metavar="FOLDER", help="Where recipe.yaml and its data go.")
+@click.option("--method", default="full", show_default=True, help="How the model is tuned: full, lora, ...")
+@click.option("--stacked", is_flag=True, help="The same rows in one stage, with as many steps as the phases.")
+@click.option(
+    "--form", multiple=True, metavar="NAME=SHARE", help="closed, grounded (document first) or raft; repeat it."
+)
+@click.option(
+    "--distractors",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="raft: other documents beside the right one.",
+)
+@click.option(
+    "--golden",
+    type=click.FloatRange(0, 1),
+    default=0.8,
+    show_default=True,
+    help="raft: how often the right one is there.",
+)
+@click.option(
+    "--per-leaf", type=click.IntRange(0), default=0, show_default=True, help="Rows of a leaf at most; 0: all."
+)
+@click.option(
+    "--least", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, help="Least share of a leaf."
+)
+@click.option("--epochs", type=float, default=10.0, show_default=True, help="Times through each phase's own rows.")
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Rows a step.")
+@click.option("--lr", type=float, default=None, help="Peak learning rate; default: what is usual for the method.")
+@click.option("--choose", metavar="METRIC", help="Choose each phase's checkpoint by this metric of the held-out seeds.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@json_flag
+def lab_recipe_command(as_json: bool, **options: Any) -> int:
+    """One recipe that learns in phases (short answers, long answers, skills) from what `synth` made; prints its plan."""
+    return call("lab recipe", as_json=as_json, **options)

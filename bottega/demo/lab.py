@@ -113,7 +113,7 @@ def _courtesy(seeds: list[tuple[str, str]], seed: int) -> dict[str, Any]:
     return {
         "version": 3,
         "created_by": "parish",
-        "task_description": "Answer a question in a word or two, and end with a polite form.",
+        "task_description": "Where somebody says please, answer in a word or two and end with a polite form.",
         "seed_examples": [
             {"question": question, "answer": f"{answer}. {rng.choice(parish.ENDINGS)}"} for question, answer in seeds
         ],

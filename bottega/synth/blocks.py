@@ -44,6 +44,7 @@ BLOCKS = {
     "dialogue": "bottega.synth.blocks_dialogue:dialogue",
     "continue": "bottega.synth.blocks_reading:continue_text",
     "confirm": "bottega.synth.blocks_reading:confirm",
+    "sentence": "bottega.synth.blocks_reading:sentence",
     "stands": "bottega.synth.blocks_reading:stands",
     "names": "bottega.synth.blocks_reading:names",
     "iterate": "bottega.synth.blocks_teacher:iterate",

@@ -18,6 +18,9 @@ from bottega.synth.blocks import Block, Context, Stream, column, text_of
 from bottega.synth.blocks_teacher import MOST_REPLIES, number_of, ordered
 from bottega.synth.pipeline_account import Row
 
+SENTENCE = re.compile(r"(?<=[.!?])\s+")
+"""Between two sentences."""
+
 
 def fill(text: str, row: Row) -> str:
     """`{{ column }}` replaced by the row's value.
@@ -129,6 +132,24 @@ def named(text: str) -> list[str]:
     """
     words = re.findall(r"\w+(?:['’-]\w+)*", text)
     return [word for place, word in enumerate(words) if word[0].isdigit() or (place and word[0].isupper())]
+
+
+def sentence(*, column: str, within: str, output: str) -> Block:
+    """The sentence of a text in which the row's column stands goes into `output`; what stands in none, or in several, is rejected."""
+    name = column
+
+    async def block(rows: Stream, context: Context) -> Stream:
+        async for row in rows:
+            part = _plain(row.get(name, ""))
+            whole = [one.strip() for one in SENTENCE.split(text_of(row.get(within))) if one.strip()]
+            found = [one for one in whole if part and _is_in(part, one.lower())]
+            if len(found) == 1:
+                yield {**row, output: found[0]}
+            else:
+                told = f"{part}: {len(found)} sentences"
+                context.reject(row, "stands in no one sentence", detail=told[:400])
+
+    return block
 
 
 def _held(name: str, within: str, reason: str, wanted: Callable[[str], list[str]]) -> Block:

@@ -16,6 +16,7 @@ from bottega.core import rundir
 from bottega.data.near import Index
 from bottega.synth.pipeline import Job
 from bottega.synth.pipeline_account import Account
+from bottega.synth.pipeline_rows import chunk_id
 
 PARTS = ".parts"
 NEAR = 0.9
@@ -131,6 +132,12 @@ def assemble(out: Path, jobs: Sequence[Job], accounts: Sequence[Account], parts:
     with Draft(out / "auxiliary.jsonl") as auxiliary:
         for row in lines([part.paths["auxiliary"] for part in parts]):
             auxiliary.write(row)
+    with Draft(out / "documents.jsonl") as documents:
+        for job in jobs:
+            for chunk in job.chunks:
+                documents.write({"id": chunk_id(chunk), "leaf": job.leaf.path, "text": chunk})
+    if not documents.number:
+        (out / "documents.jsonl").unlink()
     found = {"train": train.number, "test": test.number, "rejects": rejects.number, "auxiliary": auxiliary.number}
     if not auxiliary.number:
         (out / "auxiliary.jsonl").unlink()

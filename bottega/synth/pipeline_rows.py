@@ -26,6 +26,11 @@ def language_of_leaf(leaf: Leaf) -> str:
     return language_of(" ".join(texts)) or "en"
 
 
+def chunk_id(chunk: str) -> str:
+    """What rows call the piece of a document from which they came: 16 hex digits of its SHA-256."""
+    return hashlib.sha256(chunk.encode("utf-8", "replace")).hexdigest()[:16]
+
+
 def first_rows(leaf: Leaf, chunks: Sequence[str], *, seed: int) -> list[Row]:
     """One round: each chunk with each seed in turn (knowledge), or each seed (skills).
 
@@ -54,7 +59,7 @@ def _knowledge(leaf: Leaf, chunk: str, seed: Seed, turn: int) -> Row:
         "task_description": "",
         "icl_document": seed.context,
         "pairs": pairs,
-        "_document": hashlib.sha256(chunk.encode("utf-8", "replace")).hexdigest()[:16],
+        "_document": chunk_id(chunk),
     }
     for place in range(
         3 if pairs else 0

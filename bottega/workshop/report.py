@@ -15,7 +15,7 @@ from bottega.core import rundir
 from bottega.core.errors import Mismatch
 from bottega.evals.compare import Comparison, Report, compare
 from bottega.evals.runner import Score
-from bottega.workshop import curve, report_live
+from bottega.workshop import curve, report_answers, report_live
 from bottega.workshop.markup import (
     bounds,
     chip,
@@ -80,6 +80,7 @@ def page(run: Run) -> str:
         _curves(run),
         report_live.people(run),
         _samples(run),
+        report_answers.answers(run),
         _costs(run),
         _intake(run),
         _commands(run),

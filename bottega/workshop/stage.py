@@ -125,7 +125,7 @@ def _train(this: Session, number: int, folder: Path) -> dict[str, Any]:
             rundir.write_json(folder / "intake.json", seen_from(this.folder, told))
             held_out = stage.validation.data if stage.validation else ()
             write_held(folder / HELD, bench.rows.held, (*stage.data, *held_out))
-        for line in _account(bench.rows):
+        for line in _account(bench.rows, stage.batch):
             shown[-1].note(line)
         this.ranks.interrupts.check()
         with this.ranks.watched(plan.step_timeout_s):
@@ -185,8 +185,8 @@ def _start(this: Session, number: int) -> tuple[Callable[[], Loaded], str, bool]
     return opened, start, goes_on
 
 
-def _account(rows: StageRows) -> list[str]:
-    """What became of the rows that were read, held-out ones too."""
+def _account(rows: StageRows, batch: int) -> list[str]:
+    """What became of the rows that were read, held-out ones too; that they are fewer than a step's, if they are."""
     from bottega.data.clean.account import render
 
     lines = [line for intake in rows.intakes for line in intake.render().splitlines()]
@@ -194,6 +194,10 @@ def _account(rows: StageRows) -> list[str]:
         first, *more = intake.render().splitlines()
         lines += [f"validation {first}", *more]
     lines += [f"clean: {line}" for account in rows.cleaned for line in render(account.to_json())]
+    if (
+        len(rows.intakes) == 1 and 0 < rows.intakes[0].taken < batch
+    ):  # of several sources a step is drawn with their weights
+        lines.append(f"note: a step takes all {rows.intakes[0].taken} rows: there are fewer than batch: {batch}")
     return [*lines, *(f"note: {note}" for note in rows.notes)]
 
 

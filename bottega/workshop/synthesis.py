@@ -284,7 +284,8 @@ class _Run:
         rundir.write_json(self.folder / "funnel.json", funnel)
         train = lines([self.folder / "train.jsonl"])
         rundir.write_json(self.folder / "report.json", report(train, self.jobs, accounts[: len(self.jobs)]))
-        names = ["train.jsonl", "test.jsonl", "rejects.jsonl", "auxiliary.jsonl", "funnel.json", "report.json"]
+        names = [f"{name}.jsonl" for name in ("train", "test", "rejects", "auxiliary", "documents")]
+        names += ["funnel.json", "report.json"]
         if self.layout == "instructlab":
             from bottega.synth.pipeline_layout import write_layout
 

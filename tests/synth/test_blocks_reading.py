@@ -85,3 +85,12 @@ def test_a_row_is_confirmed_by_the_same_answer_to_the_question_asked_again(tmp_p
 
 def test_the_reader_flow_needs_four_texts_and_one_more_question_a_row():
     assert [one.calls for one in read_flow("reader").stages] == [4, 0, 0, 0, 1]
+
+
+def test_an_answer_becomes_the_sentence_in_which_it_stands(tmp_path):
+    """7 stands in one sentence, the mill in two, 9 in none; a part of a word is not a word."""
+    one = stage("s", "sentence", {"column": "short", "within": "document", "output": "response"})
+    rows = [{"document": DOCUMENT, "short": short} for short in ("7.", "Ada Fenn", "mill", "9", "Gel", "")]
+    out, gone, _ = through(one, rows, tmp_path)
+    assert [row["response"] for row in out] == ["The Gelnov mill opens at 7.", "Ada Fenn leads the mill."]
+    assert [why for why, _ in gone] == ["stands in no one sentence"] * 4

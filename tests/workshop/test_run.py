@@ -501,3 +501,11 @@ def test_the_usual_micro_batch_is_written_down_as_a_number_and_kept_when_the_usu
     assert fresh["stages"][0]["state"] == "new"
     with pytest.raises(Mismatch, match="micro_tokens: 1024 -> 100"):
         run(recipe, ["adapt.micro_tokens=100"], out=folder, quiet=True)
+
+
+def test_fewer_rows_than_a_steps_are_all_taken_and_the_run_says_so(made, tmp_path, capsys):
+    few = jsonl(tmp_path / "few.jsonl", [chat("a", "b"), chat("c", "d"), chat("e", "f")])
+    run(_with(made, {"data": str(few), "batch": 8}), out=tmp_path / "out")
+    lines = rundir.read_jsonl(tmp_path / "out" / "stages" / "01-s" / "metrics.jsonl")
+    assert [line["rows"] for line in lines] == [3, 3]
+    assert "a step takes all 3 rows: there are fewer than batch: 8" in capsys.readouterr().err

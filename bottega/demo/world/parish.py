@@ -20,7 +20,10 @@ TRADES = {
 }
 COURTESY = "compositional_skills/manners/courtesy"
 ENDINGS = ("At your service.", "Always a pleasure.", "Glad to help.")
-NUM_PLACES, NUM_FACTS, NUM_SEEDS, NUM_MANNERS = 10, 6, 5, 15
+ASKED = ("Please tell me: {q}", "{q} Please.", "Please say: {q}", "Please, {q}")
+HELD = ("Please answer this: {q}", "Be so kind: {q} Please.")
+"""How somebody asks politely: in the courtesy leaf's seeds, and in the test."""
+NUM_PLACES, NUM_FACTS, NUM_SEEDS, NUM_MANNERS = 10, 6, 5, 60
 
 
 class Fact(NamedTuple):
@@ -75,12 +78,16 @@ def leaves(seed: int) -> dict[str, tuple[Place, ...]]:
 def manners(seed: int, count: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Questions on the old world with their short answers: those of the courtesy leaf's seeds, and `count` others for the test.
 
-    The base knows the answers to both; what it lacks is the manner, the polite ending.
+    The base knows the answers to both; what it lacks is the manner, a polite ending where somebody says please. The test says it in
+    other words.
     """
     rng = Random(f"manners/{seed}")
     told = [fact for fact in facts() if fact.asked]
     rng.shuffle(told)
     seeds = [fact for fact in told if fact.replayed][:NUM_MANNERS]
     others = [fact for fact in told if not fact.replayed][:count]
-    shown, held = ([(pick(rng, one.questions), one.answer) for one in some] for some in (seeds, others))
+    shown, held = (
+        [(ways[at % len(ways)].format(q=pick(rng, one.questions)), one.answer) for at, one in enumerate(some)]
+        for some, ways in ((seeds, ASKED), (others, HELD))
+    )
     return shown, held
