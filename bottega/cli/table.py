@@ -29,6 +29,7 @@ VERBS = {
     "tokenizer extend": "bottega.workshop.vocabularies:extend",
     "synth": "bottega.workshop.synthesis:synth",
     "lab example": "bottega.demo.lab:example",
+    "lab import": "bottega.workshop.lab_import:import_home",
     "lab recipe": "bottega.workshop.phases:write_recipe",
     "taxonomy check": "bottega.workshop.taxonomy_verbs:check",
     "taxonomy diff": "bottega.synth.taxonomy_git:diff",

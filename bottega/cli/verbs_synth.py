@@ -156,3 +156,13 @@ def lab_example_command(out: str, as_json: bool, **options: Any) -> int:
 def lab_recipe_command(as_json: bool, **options: Any) -> int:
     """One recipe that learns in phases (short answers, long answers, skills) from what `synth` made; prints its plan."""
     return call("lab recipe", as_json=as_json, **options)
+
+
+@verb(lab, "import", "bottega lab import ~/.local/share/instructlab --out parish")
+@click.argument("home")
+@click.option("--out", required=True, metavar="FOLDER", help="A new folder.")
+@click.option("--model", help="In place of the one that its configuration names.")
+@json_flag
+def lab_import_command(home: str, as_json: bool, **options: Any) -> int:
+    """An InstructLab home's configuration, taxonomy and data sets, with a list of what was not carried over."""
+    return call("lab import", as_json=as_json, home=home, **options)

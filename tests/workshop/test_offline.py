@@ -52,6 +52,8 @@ TASK = {"name": "sums", "kind": "generation", "chat": True, "max_tokens": 4, "ro
 NOBODY = "feedback export --store f.db --project answers --out said.jsonl"
 QUICK = """
 lab example parish
+lab recipe --short chats.jsonl --model model --out phases
+lab import ilab --out ours
 init chats.jsonl --model model --out mine.yaml
 run one.yaml --quiet
 run two.yaml --quiet
@@ -71,6 +73,10 @@ taxonomy check examples/taxonomy
 taxonomy fix examples/taxonomy
 taxonomy tree examples/taxonomy
 taxonomy diff examples/taxonomy --base HEAD
+taxonomy migrate examples/taxonomy --dry-run
+taxonomy new examples/taxonomy --answers examples/leaf.yaml
+taxonomy triage examples/taxonomy --base HEAD --out triage.html
+taxonomy contribute examples/taxonomy --base HEAD --patch leaf.patch
 feedback import prefs.jsonl --store f.db --project answers --kind compare
 feedback stats --store f.db
 feedback export --store f.db --project answers --out said.jsonl
@@ -111,8 +117,10 @@ def shop(tmp_path, monkeypatch):
     (folder / "task.yaml").write_text(json.dumps(TASK))
     (folder / "prompts.txt").write_text("Who are you?\n")
     shutil.copytree(Path(__file__).parents[2] / "recipes" / "examples", folder / "examples")
-    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    for call in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
+    shutil.copytree(folder / "examples" / "taxonomy", folder / "ilab" / "taxonomy")
+    shutil.rmtree(folder / "examples/taxonomy/compositional_skills/writing/notices")  # `taxonomy new` writes it again
+    who = (["config", "user.name", "a"], ["config", "user.email", "a@example.org"])
+    for call in (["init", "-q"], *who, ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run(["git", *call], cwd=folder / "examples", check=True)
     monkeypatch.chdir(folder)
     return folder
