@@ -70,7 +70,10 @@ def budget_options(function: Any) -> Any:
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leaves or folders to leave out; repeat it.")
 @click.option("--language", default="", metavar="CODE", help="en, it, fi; default: each leaf's own.")
 @click.option(
-    "--documents", default="", metavar="FOLDER", help="For knowledge leaves; `contexts`: their seeds' contexts."
+    "--documents",
+    default="",
+    metavar="FOLDER",
+    help="For knowledge leaves; fetch: from where each says; contexts: their seeds'.",
 )
 @click.option("--chunk", type=click.IntRange(200), default=4000, show_default=True, help="Characters of a chunk.")
 @click.option(

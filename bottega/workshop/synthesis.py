@@ -38,8 +38,9 @@ USUAL = {"knowledge": "knowledge", "grounded_skill": "grounded_skill", "freeform
 class Work:
     """What is made, and from what.
 
-    language: of all leaves; empty: each leaf's own. documents: a folder for the knowledge leaves, or `contexts` for their seeds'
-    own; empty: as each leaf says. chunk: characters. held_out: share of seeds for test.jsonl. against: evaluation files.
+    language: of all leaves; empty: each leaf's own. documents: a folder for the knowledge leaves, `fetch` for the sources that they
+    name themselves (git, a path), or `contexts` for their seeds' own. chunk: characters. held_out: share of seeds for test.jsonl.
+    against: evaluation files.
     """
 
     language: str = ""
@@ -194,14 +195,18 @@ def documents(taxonomy: Path, leaf: Leaf, work: Work) -> list[str]:
         UserError: none can be read.
     """
     from bottega.data.chunk import chunk
+    from bottega.synth.leafdocs import gather
 
     if work.documents == "contexts":
         texts = [seed.context for seed in leaf.seeds]
+    elif work.documents == "fetch":
+        texts = [one.text for one in gather(leaf, root=taxonomy).documents]
     elif work.documents:
         texts = _folder_texts(Path(work.documents), leaf)
     else:
         raise UserError(
-            f"the documents of {leaf.path} lie at {leaf.repo}; fetch them and give --documents FOLDER, or --documents contexts"
+            f"the documents of {leaf.path} lie at {leaf.repo}; --documents fetch reads them there, --documents FOLDER a copy, "
+            "--documents contexts takes the seeds' own"
         )
     return [piece.titled() for text in texts for piece in chunk(text, size=work.chunk) if len(piece.text.split()) >= 5]
 

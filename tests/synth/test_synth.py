@@ -16,7 +16,9 @@ from bottega.core.errors import UserError
 from bottega.core.journal import Journal, key
 from bottega.data.formats import samples as samples_of
 from bottega.workshop.synthesis import synth, synth_text
+from tests.synth.leaves import KNOWLEDGE, put
 from tests.synth.teachers import answer, knowledge_leaf, rows, server, skill_leaf
+from tests.synth.test_leafdocs import run_git
 
 OWN = ("train.jsonl", "test.jsonl", "rejects.jsonl", "funnel.json", "report.json")
 
@@ -392,3 +394,29 @@ def test_the_key_is_in_no_file_that_a_run_leaves(taxonomy, tmp_path, monkeypatch
         make(taxonomy, tmp_path / "out", teacher.url, key_env="TEACHER_KEY", samples=2)
     assert teacher.headers[0]["Authorization"] == "Bearer sk-canary-77"
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
+
+
+def test_documents_are_fetched_from_where_a_leaf_says_when_that_is_asked_for(tmp_path, monkeypatch):
+    """A git repository whose second commit the leaf does not name: the first one's text is read."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    run_git(folder, "init", "--quiet", "-b", "main")
+    text = "Ada Fenn leads the observatory of Ilo. The large mirror was polished in 1931. Visitors come on the first Sunday."
+    (folder / "a.md").write_text(text + "\n")
+    run_git(folder, "add", "-A")
+    run_git(folder, "commit", "--quiet", "-m", "one")
+    commit = run_git(folder, "rev-parse", "HEAD")
+    (folder / "a.md").write_text("Nothing of this is known to the leaf, which names the commit before it.\n")
+    run_git(folder, "commit", "--quiet", "-am", "two")
+    leaf = KNOWLEDGE.replace("https://example.org/moons.git", folder.as_uri()).replace("0123abc", commit)
+    put(tmp_path / "tax", "knowledge/science", leaf)
+    with pytest.raises(UserError, match="--documents fetch reads them there, --documents FOLDER a copy"):
+        synth(str(tmp_path / "tax"), teacher="template", out=str(tmp_path / "none"), quiet=True)
+    synth(
+        str(tmp_path / "tax"), teacher="template", out=str(tmp_path / "out"), documents="fetch", samples=2, quiet=True
+    )
+    (known,) = rows(tmp_path / "out" / "documents.jsonl")
+    assert known["leaf"] == "knowledge/science/qna.yaml" and known["text"].strip().endswith(text)
+    made = rows(tmp_path / "out" / "train.jsonl")
+    assert made and {row["metadata"]["document"] for row in made} == {known["id"]}
