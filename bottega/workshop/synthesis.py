@@ -75,7 +75,7 @@ def synth(
     """Make training data from a taxonomy with a teacher; the same command goes on where it was stopped.
 
     Args:
-        taxonomy: a folder of leaves, or one leaf. teacher: `template`, an endpoint's address, or a model of this machine.
+        taxonomy: a folder of leaves, one leaf, or a plain folder of documents. teacher: `template`, an endpoint's address, or a model of this machine.
         flow: a flow's name or file; default: the one for the leaf's kind. base: only leaves changed since this git reference.
         samples: rows wanted of each leaf. layout: `instructlab` for its file names and recipes too.
         only, exclude: globs of leaf paths. more: fields of `Work` and `TeacherOptions`.
@@ -140,13 +140,30 @@ def chosen_leaves(
     def matches(path: str, globs: Sequence[str]) -> bool:
         return any(fnmatchcase(path, one) or path.startswith(one.rstrip("/") + "/") for one in globs)
 
-    found = read_taxonomy(taxonomy, paths=paths)
+    found = read_taxonomy(taxonomy, paths=paths) or ([_of_documents(Path(taxonomy))] if base is None else [])
     kept = [leaf for leaf in found if (not only or matches(leaf.path, only)) and not matches(leaf.path, exclude)]
     if not kept:
         raise UserError(
             f"of {len(found)} leaves in {taxonomy} none is left; see `bottega taxonomy tree`, loosen --only or --exclude"
         )
     return kept
+
+
+def _of_documents(folder: Path) -> Leaf:
+    """A folder without leaves as one: what is asked about its documents needs nobody's seeds.
+
+    Raises:
+        UserError: it holds no documents.
+    """
+    from bottega.core.types import Leaf
+    from bottega.data.documents import SUFFIXES
+
+    if not folder.is_dir() or not any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*") if path.is_file()):
+        raise UserError(
+            f"{folder} holds neither leaves (qna.yaml) nor documents ({' '.join(SUFFIXES)}); name another folder"
+        )
+    name = folder.resolve().name
+    return Leaf(path=name, kind="knowledge", version=3, created_by="", about="", seeds=(), patterns=("*",))
 
 
 def jobs_of(
@@ -199,6 +216,8 @@ def documents(taxonomy: Path, leaf: Leaf, work: Work) -> list[str]:
 
     if work.documents == "contexts":
         texts = [seed.context for seed in leaf.seeds]
+    elif not leaf.repo and not work.documents:
+        texts = _folder_texts(taxonomy, leaf)
     elif work.documents == "fetch":
         texts = [one.text for one in gather(leaf, root=taxonomy).documents]
     elif work.documents:

@@ -420,3 +420,21 @@ def test_documents_are_fetched_from_where_a_leaf_says_when_that_is_asked_for(tmp
     assert known["leaf"] == "knowledge/science/qna.yaml" and known["text"].strip().endswith(text)
     made = rows(tmp_path / "out" / "train.jsonl")
     assert made and {row["metadata"]["document"] for row in made} == {known["id"]}
+
+
+def test_a_plain_folder_of_documents_needs_no_leaf(tmp_path):
+    """Its rows name the folder; an empty one, and one of files that are no documents, are refused in a sentence."""
+    folder = tmp_path / "handbook" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "a.md").write_text(
+        "Ada Fenn leads the observatory of Ilo. The large mirror was polished in 1931 by hand.\n"
+    )
+    result = synth(str(tmp_path / "handbook"), teacher="template", out=str(tmp_path / "out"), samples=2, quiet=True)
+    made = rows(tmp_path / "out" / "train.jsonl")
+    assert len(made) == result["kept"] > 0 and {row["metadata"]["leaf"] for row in made} == {"handbook"}
+    assert not rows(tmp_path / "out" / "test.jsonl"), "there are no seeds to hold out"
+    for name in ("empty", "pictures"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(b"1" * (name == "pictures"))
+        with pytest.raises(UserError, match="holds neither leaves .qna.yaml. nor documents"):
+            synth(str(tmp_path / name), teacher="template", out=str(tmp_path / "none"), quiet=True)
