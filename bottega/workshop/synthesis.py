@@ -75,7 +75,8 @@ def synth(
     """Make training data from a taxonomy with a teacher; the same command goes on where it was stopped.
 
     Args:
-        taxonomy: a folder of leaves, one leaf, or a plain folder of documents. teacher: `template`, an endpoint's address, or a model of this machine.
+        taxonomy: a folder of leaves, one leaf, or a plain folder of documents.
+        teacher: `template`, an endpoint's address, or a model of this machine.
         flow: a flow's name or file; default: the one for the leaf's kind. base: only leaves changed since this git reference.
         samples: rows wanted of each leaf. layout: `instructlab` for its file names and recipes too.
         only, exclude: globs of leaf paths. more: fields of `Work` and `TeacherOptions`.
