@@ -30,6 +30,7 @@ VERBS = {
     "synth": "bottega.workshop.synthesis:synth",
     "lab example": "bottega.demo.lab:example",
     "lab import": "bottega.workshop.lab_import:import_home",
+    "lab teachers": "bottega.synth.teachers_compared:compare_teachers",
     "lab recipe": "bottega.workshop.phases:write_recipe",
     "taxonomy check": "bottega.workshop.taxonomy_verbs:check",
     "taxonomy diff": "bottega.synth.taxonomy_git:diff",

@@ -169,3 +169,11 @@ def lab_recipe_command(as_json: bool, **options: Any) -> int:
 def lab_import_command(home: str, as_json: bool, **options: Any) -> int:
     """An InstructLab home's configuration, taxonomy and data sets, with a list of what was not carried over."""
     return call("lab import", as_json=as_json, home=home, **options)
+
+
+@verb(lab, "teachers", "bottega lab teachers by-one by-another")
+@click.argument("folders", nargs=-1, required=True)
+@json_flag
+def lab_teachers_command(folders: tuple[str, ...], as_json: bool) -> int:
+    """What several teachers made of the same leaves: rows kept, why others went, variety, cost, questions asked alike."""
+    return call("lab teachers", as_json=as_json, folders=folders)

@@ -101,6 +101,7 @@ predict runs/labels classification.jsonl --quiet
 score runs/judge prefs.jsonl --quiet
 embed runs/one prompts.txt --quiet
 synth examples/taxonomy --teacher template --out made --quiet
+lab teachers made made
 taxonomy documents examples/taxonomy
 """
 
