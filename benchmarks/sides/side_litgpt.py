@@ -51,6 +51,7 @@ class Rows(DataModule):
         self.data = SFTDataset(texts, tokenizer, self.prompt_style, max_seq_length=-1, mask_prompt=True)
         for made, row in zip(self.data, rows, strict=True):
             assert made["input_ids"].tolist() == row["ids"], "other tokens than the workload's"
+        self.train_dataset = self.test_dataset = self.data  # litgpt takes the prompt of its look from one of them
         self.batch_size = batch_size
 
     def train_dataloader(self) -> DataLoader:
@@ -215,6 +216,7 @@ def finetune(options) -> None:
     more = {}
     if options.tune == "lora":
         more = {f"lora_{part}": True for part in ("query", "key", "value", "projection", "mlp")}
+        module.merge_lora = lambda *_, **__: None  # what was trained is measured as it is
         more |= {"lora_r": options.rank, "lora_alpha": 2 * options.rank, "lora_dropout": 0.0}
     with mock.patch.multiple(module, GPT=tied, get_lr_scheduler=constant, save_hyperparameters=lambda *_: None):
         module.setup(
