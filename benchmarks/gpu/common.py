@@ -9,14 +9,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
-import importlib.util
 import json
 import platform
-import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,10 +27,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from sides import PEERS, STEPS, WARM, peer_case, peers, timed  # noqa: E402
+
 from bottega.core.devices import num_devices, peak_flops  # noqa: E402
 from bottega.core.types import Attached, Row, Tokens  # noqa: E402
 from bottega.models import attention  # noqa: E402
-from bottega.models.heads import causal_model  # noqa: E402
 from bottega.models.methods import method  # noqa: E402
 from bottega.models.quant import place, quantise  # noqa: E402
 from bottega.train.assemble import assemble  # noqa: E402
@@ -42,15 +40,6 @@ from bottega.train.objectives import spec  # noqa: E402
 from bottega.train.settings import LoopSettings  # noqa: E402
 from bottega.train.source import Dataset  # noqa: E402
 from bottega.train.step import lay_down, micro_loss  # noqa: E402
-
-PEERS = {
-    "hf": "transformers",
-    "trl": "trl",
-    "liger": "liger_kernel",
-    "llamafactory": "llamafactory",
-    "unsloth": "unsloth",
-}
-STEPS, WARM = 5, 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,141 +170,11 @@ def parity(loop: Loop, model: nn.Module, batch: Sequence[Row]) -> float:
     return apart
 
 
-def timed(step: Callable[[], Any], given: argparse.Namespace, tokens: int) -> dict[str, float]:
-    """Seconds a step (median after warm-up), tokens a second, and peak memory in GB."""
-    cuda = given.device == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    seconds = []
-    for _ in range(WARM + STEPS):
-        began = time.perf_counter()
-        step()
-        if cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    middle = statistics.median(seconds[WARM:])
-    peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0
-    return {"step_s": middle, "tokens_per_s": tokens / middle, "peak_gb": peak}
-
-
-def trainer_step(
-    model: nn.Module, batch: Sequence[Row], *, checkpointing: bool, lr: float = 1e-4
-) -> Callable[[], None]:
-    """The peer that is always there: transformers' model, padded to the longest row, cross-entropy over all logits, fused AdamW."""
-    device = next(model.parameters()).device
-    width = max(row.num_tokens for row in batch)
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for at, row in enumerate(batch):
-        own = torch.tensor(list(row.branches[0].ids))
-        ids[at, : len(own)], mask[at, : len(own)] = own, 1
-        labels[at, : len(own)] = torch.where(torch.tensor(list(row.branches[0].trains)) > 0, own, -100)
-    feed = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        if hasattr(model, "enable_input_require_grads"):
-            model.enable_input_require_grads()
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=lr, weight_decay=0.0, fused=True)
-    model.train()
-
-    def step() -> None:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            model(**feed, use_cache=False).loss.backward()
-        nn.utils.clip_grad_norm_(learning, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def trl_case(
-    model: nn.Module, batch: Sequence[Row], given: argparse.Namespace, *, checkpointing: bool, lr: float = 1e-4
-) -> dict[str, float]:
-    """TRL's SFTTrainer over the same rows, a whole step's in one padded batch, Liger's kernels where they are installed."""
-    from datasets import Dataset as Table
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
-
-    words = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
-    table = Table.from_list(
-        [
-            {"input_ids": list(row.branches[0].ids), "completion_mask": [int(t > 0) for t in row.branches[0].trains]}
-            for row in batch
-        ]
-        * (WARM + STEPS)
-    )
-    marks: list[float] = []
-
-    class Marks(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            if given.device == "cuda":
-                torch.cuda.synchronize()
-            marks.append(time.perf_counter())
-
-    liger = given.device == "cuda" and importlib.util.find_spec("liger_kernel") is not None
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = SFTConfig(
-            output_dir=scratch, max_steps=WARM + STEPS, per_device_train_batch_size=len(batch), max_length=None, learning_rate=lr,
-            lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, optim="adamw_torch_fused", bf16=given.device == "cuda",
-            use_cpu=given.device == "cpu", gradient_checkpointing=checkpointing, use_liger_kernel=liger, report_to="none",
-            gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
-            save_strategy="no", logging_strategy="no", disable_tqdm=True, train_sampling_strategy="sequential", eos_token="<eos>",
-        )  # fmt: skip
-        trainer = SFTTrainer(
-            model=model, args=settings, train_dataset=table, processing_class=tokenizer, callbacks=[Marks()]
-        )
-        if given.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        trainer.train()
-    middle = statistics.median(b - a for a, b in zip(marks[WARM - 1 :], marks[WARM:]))
-    peak = torch.cuda.max_memory_allocated() / 1e9 if given.device == "cuda" else 0.0
-    tokens = sum(row.num_tokens for row in batch)
-    said = f"TRL {version('trl')}" + (f", Liger {version('liger_kernel')}" if liger else ", no Liger")
-    return {"step_s": middle, "tokens_per_s": tokens / middle, "peak_gb": peak, "remark": said}
-
-
 def free() -> None:
     """Give back what the last case held."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def peers(given: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
-    """Peers that run here, and why the others do not."""
-    runs, absent = [], {}
-    for name in [name for name in given.peers.split(",") if name]:
-        if importlib.util.find_spec(PEERS[name]) is None:
-            absent[name] = f"untested: no module {PEERS[name]} in this environment"
-        elif name in ("hf", "liger", "trl"):
-            runs.append(name)
-        else:
-            absent[name] = "untested: this script has no side for it yet"
-    return runs, absent
-
-
-def peer_case(
-    name: str, model: nn.Module, batch: Sequence[Row], given: argparse.Namespace, **how: Any
-) -> dict[str, Any]:
-    """A peer's numbers, or its error (out of memory is a result)."""
-    try:
-        model.set_attn_implementation("sdpa")
-        if name == "trl":
-            return trl_case(model, batch, given, **how)
-        if name == "liger":
-            from liger_kernel.transformers import apply_liger_kernel_to_llama
-
-            apply_liger_kernel_to_llama(model=causal_model(model))
-        step = trainer_step(model, batch, **how)
-        return timed(step, given, sum(row.num_tokens for row in batch))
-    except torch.cuda.OutOfMemoryError:
-        return {"error": "out of memory"}
-    except Exception as error:  # noqa: BLE001 - a peer that does not run here is a line of the table, not its end
-        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"}
 
 
 def write(
@@ -378,9 +237,7 @@ def run(name: str, about: str, cases: dict[str, Case]) -> None:
     runs, absent = peers(given)
     lines: list[dict[str, Any]] = []
     asked = {label: case for label, case in cases.items() if not given.only or label in given.only.split(",")}
-    sides = sorted(
-        ["bottega", *runs], key=lambda side: side in ("trl", "liger")
-    )  # their kernels change the whole process
+    sides = sorted(["bottega", *runs], key=lambda side: side in ("trl", "liger"))  # which change the whole process
     for side in sides:
         for label, case in asked.items():
             if time.monotonic() - began > given.limit_s:
@@ -393,39 +250,32 @@ def run(name: str, about: str, cases: dict[str, Case]) -> None:
     write(name, about, lines, absent, given)
 
 
-def prepared(case: Case, side: str, given: argparse.Namespace) -> Callable[[], Any]:
-    """A step of our side or of the plain one, ready to be taken."""
+def prepared(case: Case, side: str, given: argparse.Namespace) -> tuple[nn.Module, Any, list[Row]]:
+    """A case's model, what trains it (our loop, or the step of a plain one, or a model for TRL) and its rows."""
     size = SIZES["tiny" if given.tiny else case.size]
-    batch = rows(size, length=case.length, count=case.count, spread=case.spread)
-    model = build(size, given, positions=max(case.length, 64), weights=case.weights)
+    length, count = (32, 4) if given.tiny else (case.length, case.count)
+    batch = rows(size, length=length, count=count, spread=case.spread)
+    model = build(size, given, positions=max(length, 64), weights=case.weights)
     attached = method(case.method, **case.options).attach(model)
     if side != "bottega":
-        model.set_attn_implementation("sdpa")
-        return trainer_step(attached.model, batch, checkpointing=case.checkpointing)
-    return ours(model, attached, batch, given, checkpointing=case.checkpointing, **case.loop).one_step
+        return model, attached.model, batch
+    how = {} if given.tiny else case.loop
+    return model, ours(model, attached, batch, given, checkpointing=case.checkpointing, **how), batch
 
 
 def one(case: Case, side: str, given: argparse.Namespace) -> dict[str, Any]:
     """One side of one case: its numbers, or why there are none."""
-    size = SIZES["tiny" if given.tiny else case.size]
-    length, count = (32, 4) if given.tiny else (case.length, case.count)
     if case.cap_gb and given.device == "cuda":
         torch.cuda.set_per_process_memory_fraction(
             min(1.0, case.cap_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
         )
-    batch = rows(size, length=length, count=count, spread=case.spread)
+    size = SIZES["tiny" if given.tiny else case.size]
+    numbers = size.layers * size.width * (2 * size.width * (1 + size.kv_heads / size.heads) + 3 * size.feed_forward)
+    facts = {"parameters": numbers + size.width * size.vocabulary, "mfu": case.mfu}
     try:
-        model = build(size, given, positions=max(length, 64), weights=case.weights)
-        parameters = (
-            size.layers * size.width * (2 * size.width * (1 + size.kv_heads / size.heads) + 3 * size.feed_forward)
-        )
-        facts = {"parameters": parameters + size.width * size.vocabulary, "mfu": case.mfu}
-        attached = method(case.method, **case.options).attach(model)
+        model, loop, batch = prepared(case, side, given)
         if side != "bottega":
-            return facts | peer_case(side, attached.model, batch, given, checkpointing=case.checkpointing)
-        loop = ours(
-            model, attached, batch, given, checkpointing=case.checkpointing, **({} if given.tiny else case.loop)
-        )
+            return facts | peer_case(side, loop, batch, given, checkpointing=case.checkpointing)
         apart = parity(loop, model, batch)
         return facts | {"parity": apart} | timed(loop.one_step, given, sum(row.num_tokens for row in batch))
     except torch.cuda.OutOfMemoryError:

@@ -10,6 +10,7 @@ import importlib
 import time
 
 import common
+import sides
 import torch
 
 
@@ -24,7 +25,10 @@ def main() -> None:
     asked = parser.parse_args()
     case = importlib.import_module(asked.script).CASES[asked.case]
     given = argparse.Namespace(tiny=False, device="cuda", dtype=torch.bfloat16)
-    step = common.prepared(case, asked.side, given)
+    _, found, batch = common.prepared(case, asked.side, given)
+    step = (
+        found.one_step if asked.side == "bottega" else sides.plain_step(found, batch, checkpointing=case.checkpointing)
+    )
     for _ in range(3):
         began = time.perf_counter()
         step()

@@ -17,9 +17,9 @@ LOGITS = 2**26
 """How many logits a GPU holds at once, 256 MB of float32: enough that its kernels, not their launches, take the time."""
 
 
-def rows_at_once(device: torch.device, vocabulary: int, chunk: int) -> int:
+def rows_at_once(kind: str, vocabulary: int, chunk: int) -> int:
     """Rows of logits held at once: `chunk` on a CPU, whose caches they should fit; on a GPU what LOGITS allows, if that is more."""
-    return chunk if device.type == "cpu" else max(chunk, LOGITS // vocabulary)
+    return chunk if kind == "cpu" else max(chunk, LOGITS // vocabulary)
 
 
 def nll_formed(

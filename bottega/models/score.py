@@ -71,7 +71,7 @@ class Scorer(nn.Module):
         self.reference_kind = attached.reference_kind
         self.reference = [reference]  # in a list: its parameters are not this module's
         self.head = heads.find_head(attached.model, vocabulary)
-        self.head_chunk = rows_at_once(place_of(attached.model), vocabulary, head_chunk)
+        self.head_chunk = rows_at_once(place_of(attached.model).type, vocabulary, head_chunk)
         self.precision = precision
         self.saving = saving
         self.compiled = torch.compile(heads.trunk(attached.model)) if compiled else None

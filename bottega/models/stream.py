@@ -2,10 +2,10 @@
 
 On a GPU a layer is read into page-locked host memory and copied from there into one of two slots of the device, both while
 the layer before it is computed. Left out: training the streamed weights themselves (they are read only), and several processes.
-Each layer's
-forward keeps its inputs alone; its backward reads the layer again, computes it again with the random state put back, and
-differentiates that: the recompute is owned here, since what transformers does under gradient checkpointing would keep
-every layer's weights for the backward pass.
+
+Each layer's forward keeps its inputs alone; its backward reads the layer again, computes it again with the random state put
+back, and differentiates that: the recompute is owned here, since what transformers does under gradient checkpointing would
+keep every layer's weights for the backward pass.
 
 The operations and their order are those of a resident model, so that outputs and gradients are equal bit for bit.
 """

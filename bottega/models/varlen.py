@@ -8,6 +8,7 @@ Shapes: N heads, T positions, H head size.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,10 +57,13 @@ def lengths(blocks: Sequence[Block], device: torch.device) -> Lengths:
 
 
 def fits(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
-    """Whether the kernel computes this: on a CUDA device, all in the same 16 bits, heads of at most 256, nothing dropped."""
-    fast = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
-    alike = query.dtype == key.dtype == value.dtype and query.shape[-1] == value.shape[-1]
-    return fast and alike and not dropout and query.shape[-1] <= LARGEST_HEAD and _kernel() is not None
+    """Whether the kernel computes this: on a CUDA device that has it, all in the same 16 bits, nothing dropped, heads of at most 256
+    numbers and a multiple of 8."""
+    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16) or dropout:
+        return False
+    size = query.shape[-1]
+    alike = query.dtype == key.dtype == value.dtype and size == value.shape[-1]
+    return alike and size <= LARGEST_HEAD and size % 8 == 0 and _serves(query.device.index) and _kernel() is not None
 
 
 def attend(
@@ -76,11 +80,12 @@ def attend(
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     if where.keys is not None:
         k, v = k.index_select(0, where.keys), v.index_select(0, where.keys)
-    call = _kernel()
-    assert call is not None, "asked where `fits` says no"
+    found = _kernel()
+    assert found is not None, "asked where `fits` says no"
+    call, knows_groups = found
     options: dict[str, Any] = {"scale": scaling, "window_size": (-1 if window is None else window - 1, 0)}
     if q.shape[1] != k.shape[1]:
-        if "enable_gqa" in inspect.signature(call).parameters:
+        if knows_groups:
             options["enable_gqa"] = True
         else:  # torch 2.10 and 2.11
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
@@ -88,10 +93,17 @@ def attend(
     return out[None]
 
 
-def _kernel() -> Any:
-    """torch's function, or None where this build has none."""
+@functools.cache
+def _serves(index: int) -> bool:
+    """Whether the GPU is of a generation that the kernel was built for: NVIDIA's from Ampere on."""
+    return torch.version.hip is None and torch.cuda.get_device_capability(index) >= (8, 0)
+
+
+@functools.cache
+def _kernel() -> tuple[Any, bool] | None:
+    """torch's function, and whether it takes fewer heads of keys than of queries; None where this build has none."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    return varlen_attn
+    return varlen_attn, "enable_gqa" in inspect.signature(varlen_attn).parameters

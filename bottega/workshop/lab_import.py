@@ -53,6 +53,7 @@ def import_home(
         raise UserError(f"{root} holds no config.yaml, taxonomy or datasets; name the folder of an InstructLab home")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there and not empty; name a new folder")
+    config = _config(found["config.yaml"])
     left: list[dict[str, str]] = []
     result: dict[str, Any] = {
         "out": str(folder),
@@ -68,8 +69,8 @@ def import_home(
             result |= _leaves(found["taxonomy"], folder / "taxonomy", left)
         if found["datasets"] is not None:
             result["datasets"] = _datasets(found["datasets"], folder / "datasets", left)
-        if found["config.yaml"] is not None:
-            result |= _recipe(found["config.yaml"], folder, bool(result["datasets"]), model, left)
+        if config is not None:
+            result |= _recipe(config, folder, bool(result["datasets"]), model, left)
         for base in bases:
             left += [
                 {"what": str(path.relative_to(root)), "why": KNOWN.get(path.name, "not known to be InstructLab's")}
@@ -118,10 +119,11 @@ def _files(root: Path, left: list[dict[str, str]]) -> Iterator[Path]:
 def _leaves(source: Path, target: Path, left: list[dict[str, str]]) -> dict[str, int]:
     from bottega.synth.taxonomy import examine_all
 
+    if (source / ".git").exists():
+        left.append({"what": "taxonomy/.git", "why": "its history: contribute from the checkout where it lies"})
     for path in _files(source, left):
         if path.name not in LEAF:
-            if len(path.relative_to(source).parts) > 1:
-                left.append({"what": f"taxonomy/{path.relative_to(source)}", "why": "no leaf and no attribution"})
+            left.append({"what": f"taxonomy/{path.relative_to(source)}", "why": "no leaf and no attribution"})
             continue
         to = target / path.relative_to(source)
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -155,27 +157,47 @@ def _datasets(source: Path, target: Path, left: list[dict[str, str]]) -> list[di
     return found
 
 
-def _recipe(config: Path, folder: Path, data: bool, model: str | None, left: list[dict[str, str]]) -> dict[str, Any]:
-    """recipe.yaml from the configuration, its data sets those that were copied."""
+def _config(path: Path | None) -> dict[str, Any] | None:
+    """What the configuration says; read before anything is written.
+
+    Raises:
+        UserError: it is no YAML, or no mapping.
+    """
+    if path is None:
+        return None
+    raw, _ = load_yaml(path.read_bytes(), file=str(path))
+    if not isinstance(raw, dict):
+        raise UserError(
+            f"{path} holds no mapping, so it is no configuration; mend it, or take it away to import the rest"
+        )
+    return raw
+
+
+def _recipe(
+    config: dict[str, Any], folder: Path, data: bool, model: str | None, left: list[dict[str, str]]
+) -> dict[str, Any]:
+    """recipe.yaml from the configuration, its data sets those that were copied; why there is none goes to `left`."""
     from bottega.workshop import importers
 
-    raw, _ = load_yaml(config.read_bytes(), file=str(config))
-    if not isinstance(raw, dict) or not isinstance(raw.get("train"), dict):
-        left.append({"what": "config.yaml", "why": "it has no section train"})
-        return {}
-    if not data:
-        left.append(
-            {"what": "config.yaml", "why": "there are no data sets, so that a recipe would have nothing to read"}
+    train = config.get("train")
+    if not isinstance(train, dict) or not data:
+        why = (
+            "there are no data sets, so that a recipe would have nothing to read"
+            if train
+            else "it has no section train"
         )
+        left.append({"what": "config.yaml", "why": why})
         return {}
-    named = raw["train"].get("data_path")
-    raw["train"]["data_path"] = "datasets"
-    copy = folder / "config.yaml"
-    rundir.atomic_write(copy, dump_yaml(raw))
+    named, copy = train.get("data_path"), folder / "config.yaml"
+    rundir.atomic_write(copy, dump_yaml({**config, "train": {**train, "data_path": "datasets"}}))
     try:
-        made = importers.read(copy, model=model)
-    except UserError:
-        made = importers.read(copy, data=str(folder.absolute() / "datasets"), model=model)
+        try:
+            made = importers.read(copy, model=model)
+        except UserError:  # the phases' own files are not there by their names
+            made = importers.read(copy, data=str(folder.absolute() / "datasets"), model=model)
+    except UserError as error:
+        left.append({"what": "config.yaml", "why": str(error).replace(str(copy), "config.yaml")})
+        return {}
     shown = importers.relative(made.recipe, folder.absolute())
     rundir.atomic_write(folder / "recipe.yaml", importers.render(made, "config.yaml", shown))
     left += [{"what": f"config.yaml: {one.key}", "why": one.why} for one in made.lost]

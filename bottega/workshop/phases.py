@@ -7,6 +7,7 @@ and what was known before; then skills, beside a rehearsal of all of it. Rates d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -19,7 +20,9 @@ from bottega.core import rundir
 from bottega.core.config import dump_yaml
 from bottega.core.errors import UserError
 from bottega.core.textio import table
+from bottega.data.remote import is_remote
 from bottega.synth.mixing import Mix, Row, counts, mixed
+from bottega.workshop.recipe import load
 
 SHARES: dict[str, dict[str, float]] = {
     "short": {"short": 0.6, "replay": 0.4},
@@ -88,21 +91,16 @@ def write_recipe(
             "there is nothing to learn from: name folders of `bottega synth` with --short, --long or --skills"
         )
     texts = list(_documents([*short, *long]).values())
-    with rundir.disk_errors(folder):
-        sources = _write(folder, made | ({"documents": [{"text": text} for text in texts]} if texts else {}))
-        rehearsed = [_beside(folder, one) for one in replay]
-        held = {name: _held(own, folder) for name, own in places.items()}
-        stages = _stages(sources, {name: len(rows) for name, rows in made.items()}, rehearsed, tuning, held)
-        recipe: dict[str, Any] = {
-            "schema": 1,
-            "name": "lab-stacked" if stacked else "lab",
-            "model": model,
-            "seed": seed,
-        }
-        recipe["stages"] = [_joined(stages, sources, rehearsed)] if stacked else stages
-        if tasks:
-            recipe["evaluate"] = {"tasks": [_beside(folder, one) for one in _task_files(tasks)]}
-        rundir.atomic_write(folder / "recipe.yaml", dump_yaml(recipe))
+    files: dict[str, Sequence[Mapping[str, Any]]] = dict(made)
+    if texts:
+        files["documents"] = [{"text": text} for text in texts]
+    recipe = _recipe(
+        folder, {name: f"data/{name}.jsonl" for name in files}, made, replay, tuning, places, stacked=stacked
+    )
+    recipe |= {"model": model, "seed": seed}
+    if tasks:
+        recipe["evaluate"] = {"tasks": [_beside(folder, one) for one in _task_files(tasks)]}
+    _write(folder, files, recipe)
     drawn_from = [
         {"name": name, "steps": stage["steps"], "sources": {one["path"]: one["weight"] for one in stage["data"]}}
         for each in recipe["stages"]
@@ -112,13 +110,46 @@ def write_recipe(
     return {"recipe": str(folder / "recipe.yaml"), "rows": told, "documents": len(texts), "phases": drawn_from}
 
 
-def _write(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
-    """data/NAME.jsonl for each; the names that a recipe in `folder` calls them by."""
-    for name, rows in files.items():
-        path = folder / "data" / f"{name}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rundir.atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return {name: f"data/{name}.jsonl" for name in files}
+def _recipe(
+    folder: Path,
+    sources: Mapping[str, str],
+    made: Mapping[str, Sequence[Row]],
+    replay: Sequence[str],
+    tuning: Tuning,
+    places: Mapping[str, Sequence[str]],
+    *,
+    stacked: bool,
+) -> dict[str, Any]:
+    """The recipe's name and stages."""
+    rehearsed = [_beside(folder, one) for one in _there(replay)]
+    held = {name: _held(own, folder) for name, own in places.items()}
+    stages = _stages(sources, {name: len(rows) for name, rows in made.items()}, rehearsed, tuning, held)
+    name = "lab-stacked" if stacked else "lab"
+    return {"schema": 1, "name": name, "stages": [_joined(stages, sources, rehearsed)] if stacked else stages}
+
+
+def _write(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]], recipe: Mapping[str, Any]) -> None:
+    """data/NAME.jsonl for each, and recipe.yaml; nothing is left of them where a run would refuse the recipe.
+
+    Raises:
+        UserError: what a run would say.
+    """
+    data = folder / "data"
+    with rundir.disk_errors(folder):
+        data.mkdir(parents=True, exist_ok=True)
+        for name, rows in files.items():
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            rundir.atomic_write(data / f"{name}.jsonl", text)
+        rundir.atomic_write(folder / "recipe.yaml", dump_yaml(recipe))
+    try:
+        load(folder / "recipe.yaml")
+    except UserError:
+        for path in (folder / "recipe.yaml", *(data / f"{name}.jsonl" for name in files)):
+            path.unlink()
+        for empty in (data, folder):
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+        raise
 
 
 def write_recipe_text(result: Mapping[str, Any]) -> str:
@@ -174,7 +205,8 @@ def _stages(
                 raise UserError(f"choose needs held-out seeds, and no folder of {name} has a test.jsonl; leave it out")
             stage["validation"] = {"data": list(held[name])}
             mode = "min" if "loss" in tuning.choose else "max"
-            stage["early_stop"] = {"metric": tuning.choose, "mode": mode, "patience": 1000}
+            # it never ends early: what early_stop does here is to keep the checkpoint with the best metric
+            stage["early_stop"] = {"metric": tuning.choose, "mode": mode, "patience": stage["steps"]}
         stages.append({name: stage})
     return stages
 
@@ -207,6 +239,18 @@ def _forms(words: Sequence[str]) -> dict[str, float]:
     return found
 
 
+def _there(replay: Sequence[str]) -> Sequence[str]:
+    """The files to rehearse; remote ones are not looked for.
+
+    Raises:
+        UserError: one is not there.
+    """
+    gone = [one for one in replay if not is_remote(one) and not Path(one).exists()]
+    if gone:
+        raise UserError(f"there is no file {gone[0]} to rehearse; check --replay")
+    return replay
+
+
 def _files(place: str) -> Path:
     path = Path(place)
     found = path / "train.jsonl" if path.is_dir() else path
@@ -216,12 +260,24 @@ def _files(place: str) -> Path:
 
 
 def _all_rows(places: Sequence[str]) -> Iterator[Row]:
-    """Rows of every folder, the rewriting tasks beside them included."""
+    """Rows of every folder, the rewriting tasks beside them included.
+
+    Raises:
+        UserError: a row that cannot be read, or that is no conversation, with its place.
+    """
+    from bottega.data.sources import Problem, read
+
     for place in places:
         file = _files(place)
         beside = file.with_name("auxiliary.jsonl")
-        for one in (file, *([beside] if file.name == "train.jsonl" and beside.is_file() else [])):
-            yield from rundir.read_jsonl(one)
+        for where, row in read([file, *([beside] if file.name == "train.jsonl" and beside.is_file() else [])]):
+            if isinstance(row, Problem):
+                raise UserError(f"{row}; mend it, or make the file again")
+            if not isinstance(row.get("messages"), list) or not isinstance(row.get("metadata", {}), dict):
+                raise UserError(
+                    f"{where}: no conversation (messages); `bottega data convert FILE --to messages --out OUT` makes them"
+                )
+            yield row
 
 
 def _documents(places: Sequence[str]) -> dict[str, str]:
@@ -243,6 +299,10 @@ def _task_files(tasks: Sequence[str]) -> list[str]:
     """Tasks by file; a folder stands for all of its own."""
     found = []
     for one in tasks:
+        if ("/" in one or one.endswith(".yaml")) and not Path(one).exists():
+            raise UserError(
+                f"there is no task {one}; name a task's file, a folder of them, or a task that comes with bottega"
+            )
         found += [str(path) for path in sorted(Path(one).glob("*.yaml"))] if Path(one).is_dir() else [one]
     return found
 

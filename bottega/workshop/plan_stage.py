@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bottega.core.types import Row
+from bottega.models.formed import rows_at_once
 from bottega.train.objectives import OBJECTIVES
 from bottega.train.settings import LoopSettings
 from bottega.workshop import plan_rehearsal, plan_shape
@@ -146,6 +147,8 @@ def predict(
     share = min(1.0, most_tokens(way.loop) / max(1, rows.heavy_tokens))
     found = scaled_micro(rehearsals.needs(way), share)
     found = elsewhere(found, way.loop, device=target.kind)
+    if target.kind != "cpu":
+        found = with_more_logits(found, getattr(rehearsals.shape.config, "vocab_size", 0))
     splits = max(rows.micro_batches, rows.step_tokens / max(1, most_tokens(way.loop)))
     reference = any(need.startswith("ref.") for need in OBJECTIVES[stage.objective.name].needs)
     kept = rows.rows * ROW_BYTES + rows.tokens * TOKEN_BYTES + (rows.trained * REFERENCE_BYTES if reference else 0)
@@ -224,6 +227,17 @@ def elsewhere(found: Needs, loop: Mapping[str, Any], *, device: str) -> Needs:
 
 AWAY = 0.15
 """Of the activations, what is in use while the rest lies elsewhere (some of one layer's, of a few layers)."""
+
+
+def with_more_logits(found: Needs, vocabulary: int) -> Needs:
+    """The needs on a GPU, which holds more rows of logits at once than the rehearsal did (models/formed.py)."""
+    if not found.head or not vocabulary:
+        return found
+    held = min(rows_at_once("cuda", vocabulary, plan_rehearsal.HEAD_CHUNK), found.tokens)
+    more = 4.0 * plan_rehearsal.HEAD_BUFFERS * max(0.0, held - plan_rehearsal.HEAD_CHUNK) * vocabulary
+    return dataclasses.replace(
+        found, head=found.head + more, first_peak=found.first_peak + more, later_peak=found.later_peak + more
+    )
 
 
 def scaled_micro(found: Needs, share: float) -> Needs:

@@ -21,7 +21,7 @@ from bottega.core.types import Row, Tokens
 from bottega.workshop import plan_models, plan_shape, plan_target
 from bottega.workshop.plan_memory import Needs, memory_of
 from bottega.workshop.plan_rehearsal import Work
-from bottega.workshop.plan_stage import Rehearsals
+from bottega.workshop.plan_stage import Rehearsals, with_more_logits
 from bottega.workshop.plan_target import Target
 from bottega.workshop.plan_time import seconds, terms
 from bottega.workshop.plan_ways import ROOM, available, method_ways
@@ -69,6 +69,8 @@ def suggestions(device: str | None, memory: float | None, *, hours: float) -> di
     models = []
     for entry in plan_models.OPEN_MODELS:
         here = {name: found for name, found in known()[entry.name].items() if name in available()}
+        if target.kind != "cpu":
+            here = {name: with_more_logits(found, entry.shape["vocab_size"]) for name, found in here.items()}
         ways = {name: _way(found, target, hours) for name, found in here.items()}
         best = next((name for name, one in ways.items() if one["fits"] == "fits"), None)
         models.append(

@@ -194,7 +194,7 @@ def jobs_of(
         try:
             chunks = tuple(documents(Path(taxonomy), leaf, work)) if leaf.kind == "knowledge" else ()
         except UserError as error:
-            broken[leaf.path] = str(error)
+            broken[leaf.path] = str(error).removeprefix(f"{leaf.path}: ")
             continue
         job = Job(
             leaf=shown, flow=flows[name], samples=samples, seed=seed, language=work.language or language_of_leaf(leaf), chunks=chunks,
@@ -215,6 +215,8 @@ def documents(taxonomy: Path, leaf: Leaf, work: Work) -> list[str]:
     from bottega.data.chunk import chunk
     from bottega.synth.leafdocs import gather
 
+    if work.documents == "contexts" and not leaf.seeds:
+        raise UserError("there are no seeds whose contexts could be read; leave --documents contexts out")
     if work.documents == "contexts":
         texts = [seed.context for seed in leaf.seeds]
     elif not leaf.repo and not work.documents:

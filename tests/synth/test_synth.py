@@ -438,3 +438,11 @@ def test_a_plain_folder_of_documents_needs_no_leaf(tmp_path):
         (tmp_path / name / "x.png").write_bytes(b"1" * (name == "pictures"))
         with pytest.raises(UserError, match="holds neither leaves .qna.yaml. nor documents"):
             synth(str(tmp_path / name), teacher="template", out=str(tmp_path / "none"), quiet=True)
+
+
+def test_contexts_of_seeds_that_are_not_there_are_refused(tmp_path):
+    (tmp_path / "a.md").write_text("Ada Fenn leads the observatory of Ilo, as everybody here knows.\n")
+    with pytest.raises(
+        UserError, match="there are no seeds whose contexts could be read; leave --documents contexts out"
+    ):
+        synth(str(tmp_path), teacher="template", out=str(tmp_path / "out"), documents="contexts", quiet=True)

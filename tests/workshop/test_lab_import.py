@@ -36,6 +36,7 @@ def home(tmp_path):
     (root / "config.yaml").write_text(CONFIG)
     put(root / "taxonomy", "compositional_skills/words", SKILL)
     (root / "taxonomy" / "README.md").write_text("hello")
+    (root / "taxonomy" / ".git").mkdir()
     (root / "taxonomy" / "compositional_skills" / "notes.txt").write_text("hello")
     (root / "taxonomy" / "link").symlink_to(root / "models")
     data = root / "datasets" / "2026-01-01"
@@ -72,6 +73,7 @@ def test_leaves_data_and_recipe_come_over_and_the_rest_is_named(home, tmp_path):
         "taxonomy/link",
         "taxonomy/compositional_skills/notes.txt",
     } <= set(why)
+    assert {"taxonomy/README.md", "taxonomy/.git"} <= set(why)
     assert {"datasets/2026-01-01/knowledge_recipe_1.yaml", "datasets/2026-01-01/broken.jsonl"} <= set(why)
     assert "config.yaml: train.phased_mt_bench_judge" in why and why["mine"] == "not known to be InstructLab's"
     page = (ours / "IMPORT.md").read_text()
@@ -115,6 +117,24 @@ def test_the_real_default_configuration_is_read(home, tmp_path, shared_data):
     shutil.copy(shared_data("instructlab/default_config.yaml"), home / "config.yaml")
     found = import_home(home, out=tmp_path / "ours", model="garzone")
     assert recipe.load(tmp_path / "ours" / "recipe.yaml").model == "garzone" and len(found["not_carried"]) > 60
+
+
+def test_a_configuration_that_cannot_be_read_is_refused_before_anything_is_written(home, tmp_path):
+    for text, reason in (("train: [\n", "not valid YAML"), ("- a\n", "holds no mapping")):
+        (home / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=reason):
+            import_home(home, out=tmp_path / "ours")
+        assert not (tmp_path / "ours").exists()
+
+
+def test_a_configuration_without_a_model_or_training_is_named_and_the_rest_comes_over(home, tmp_path):
+    for number, (text, reason) in enumerate(
+        (("{train: {pipeline: full}, generate: {}, serve: {}}", "names no model"), ("chat: {}", "no section train"))
+    ):
+        (home / "config.yaml").write_text(text)
+        found = import_home(home, out=tmp_path / f"ours{number}")
+        assert found["recipe"] is None and found["leaves"] == 1 and len(found["datasets"]) == 3
+        assert [one["why"] for one in found["not_carried"] if one["what"] == "config.yaml" and reason in one["why"]]
 
 
 def test_nothing_to_import_and_a_folder_in_use_are_refused(home, tmp_path):

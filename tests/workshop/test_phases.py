@@ -128,12 +128,37 @@ def test_the_recipe_runs_phase_by_phase(made):
         ({"form": ["raft=some"]}, "--form 'raft=some' is not NAME=SHARE"),
         ({"epochs": 0.0}, "epochs 0 and batch 4 must both be above 0"),
         ({"epochs": float("nan")}, "epochs nan"),
+        ({"lr": -1.0}, "lr"),
+        ({"method": "lorra"}, "lorra"),
+        ({"replay": ["nowhere.jsonl"]}, "there is no file nowhere.jsonl to rehearse"),
+        ({"tasks": ["nowhere/words.yaml"]}, "there is no task nowhere/words.yaml"),
     ],
 )
 def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(made, change, reason):
     with pytest.raises(UserError, match=reason):
         write_recipe(made / "lab", **given(made, **change))
     assert not (made / "lab").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"messages": [\n', r"rows\.jsonl:2"),
+        ("[1]\n", r"rows\.jsonl:2"),
+        ('{"prompt": "a", "response": "b"}\n', r"rows\.jsonl:2: no conversation"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named_by_its_place(made, text, reason):
+    (made / "rows.jsonl").write_text(json.dumps(chat(1, "x")) + "\n" + text)
+    with pytest.raises(UserError, match=reason):
+        write_recipe(made / "lab", **given(made, short=[str(made / "rows.jsonl")]))
+    assert not (made / "lab").exists()
+
+
+def test_a_last_row_without_a_line_end_is_a_row(made):
+    (made / "rows.jsonl").write_text("\n".join(json.dumps(chat(n, "x")) for n in range(3)))
+    found = write_recipe(made / "lab", **given(made, short=[str(made / "rows.jsonl")], long=[], skills=[]))
+    assert found["rows"]["short"] == {"x": {"as made": 3}}
 
 
 def test_a_recipe_that_is_there_stays(made):

@@ -1,5 +1,6 @@
 """A plan: counted by hand on known shapes, equal to what real tensors hold, monotone, and as sure as its table says."""
 
+import dataclasses
 import json
 
 import pytest
@@ -16,7 +17,16 @@ from bottega.models.layout import lay
 from bottega.models.methods import method
 from bottega.models.score import Scorer
 from bottega.train.settings import LoopSettings
-from bottega.workshop import calibrate, plan_devices, plan_models, plan_shape, plan_table, plan_target, suggest
+from bottega.workshop import (
+    calibrate,
+    plan_devices,
+    plan_models,
+    plan_shape,
+    plan_stage,
+    plan_table,
+    plan_target,
+    suggest,
+)
 from bottega.workshop.plan import plan, plan_text
 from bottega.workshop.plan_memory import STATES, Fit, Needs, deeper, memory_of, quantised, streamed, total_states
 from bottega.workshop.plan_rehearsal import Watch, Work, rehearse
@@ -202,6 +212,17 @@ def test_longer_micro_batches_hold_and_compute_more(num_rows, length):
 
     small, large = of(num_rows, length), of(num_rows, length + 8)
     assert small.first_peak <= large.first_peak and small.work.flops < large.work.flops
+
+
+def test_a_gpu_is_planned_with_the_logits_that_the_scorer_holds_there():
+    """2^26 logits are 2,097 rows of 32,000; 256 were rehearsed, and no more rows are held than the micro-batch has tokens."""
+    found = plan_stage.needs_of(rehearsed(), optimizer="adamw", file_bytes_each=4.0, dtype_bytes=4.0)
+    many = dataclasses.replace(found, tokens=5000)
+    more = plan_stage.with_more_logits(many, 32_000)
+    assert more.first_peak - many.first_peak == more.head - many.head == 4 * 3 * (2**26 // 32_000 - 256) * 32_000
+    few = dataclasses.replace(found, tokens=100)
+    assert plan_stage.with_more_logits(few, 32_000) == few
+    assert plan_stage.with_more_logits(dataclasses.replace(many, head=0.0), 32_000).head == 0
 
 
 def test_rates_lie_on_the_line_between_measured_sizes_and_factors_are_found_again():
