@@ -22,6 +22,12 @@ def rows_at_once(kind: str, vocabulary: int, chunk: int) -> int:
     return chunk if kind == "cpu" else max(chunk, LOGITS // vocabulary)
 
 
+def dtype_of_products(hidden_SD: Tensor) -> torch.dtype:
+    """In which dtype matrix products are computed here: autocast's where that is on, else the hidden states' own."""
+    kind = hidden_SD.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_SD.dtype
+
+
 def nll_formed(
     hidden_SD: Tensor,
     weight_VD: Tensor,
@@ -33,10 +39,9 @@ def nll_formed(
 ) -> Tensor:
     """Sum of weight * -log softmax(scale (W h + b))[label], () float32; differentiable in h, W and b.
 
-    Products are computed in autocast's dtype where that is on, else in that of h; the softmax and its sums in float32.
+    The softmax and its sums are computed in float32.
     """
-    kind = hidden_SD.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_SD.dtype
+    dtype = dtype_of_products(hidden_SD)
     return _Formed.apply(hidden_SD, weight_VD, bias_V, labels_S, weights_S, scale, chunk, dtype)  # type: ignore[no-any-return]
 
 

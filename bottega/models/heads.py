@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bottega.models import kinds
-from bottega.models.formed import nll_formed
+from bottega.models.formed import dtype_of_products, nll_formed
 
 TOLERANCE = 1e-5
 
@@ -127,9 +127,8 @@ def nll_total(hidden_SD: Tensor, layer: Any, head: Head, labels_S: Tensor, weigh
         return F.linear_cross_entropy(
             scaled, layer.weight, labels_S, linear_bias=bias, reduction="sum", options=options
         ).float()
-    if (
-        linear and torch.is_grad_enabled() and _products(hidden_SD) != torch.float16
-    ):  # whose small numbers need the loss's scale
+    narrow = dtype_of_products(hidden_SD) == torch.float16  # whose small gradients need the loss's scale
+    if linear and torch.is_grad_enabled() and not narrow:
         return nll_formed(hidden_SD, layer.weight, layer.bias, labels_S, weights_S, head.scale, chunk)
     return -(weights_S * token_logp(hidden_SD, layer, head, labels_S, chunk)).sum()
 
@@ -140,14 +139,8 @@ def _rounds(hidden_SD: Tensor) -> bool:
     fp16 overflows at 65,504 nats, some 10,000 tokens. bf16 leaves 8 bits of the sum (0.24 percent off at 3,000 tokens): too
     few for a measurement; while training only the logged loss has them, since the gradient is formed token by token.
     """
-    dtype = _products(hidden_SD)
+    dtype = dtype_of_products(hidden_SD)
     return dtype == torch.float16 or (dtype == torch.bfloat16 and not torch.is_grad_enabled())
-
-
-def _products(hidden_SD: Tensor) -> torch.dtype:
-    """In which dtype matrix products are computed here."""
-    kind = hidden_SD.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_SD.dtype
 
 
 def token_logp(hidden_SD: Tensor, layer: nn.Module, head: Head, labels_S: Tensor, chunk: int) -> Tensor:

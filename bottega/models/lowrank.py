@@ -15,6 +15,7 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from bottega.models.formed import dtype_of_products
 from bottega.models.quant import QuantLinear
 
 
@@ -27,7 +28,7 @@ class Quick(Linear):
         if name is None:
             return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
         kind, scaling = x.device.type, float(self.scaling[name])
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        dtype = dtype_of_products(x)
         base, low, high = (
             self.base_layer,
             cast(Tensor, self.lora_A[name].weight),

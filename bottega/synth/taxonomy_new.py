@@ -1,6 +1,6 @@
 """A new leaf from answers to a few questions, and old leaves brought to the newest version.
 
-Left out: asking (cli/verbs_taxonomy.py), what makes a leaf good (taxonomy.py checks it).
+Left out: asking (cli/verbs_leaves.py), what makes a leaf good (taxonomy.py checks it).
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def import_home(
             left += [
                 {"what": str(path.relative_to(root)), "why": KNOWN.get(path.name, "not known to be InstructLab's")}
                 for path in sorted(base.iterdir())
-                if path.name in KNOWN or (base == root and path.name not in PARTS and not path.name.startswith("."))
+                if path.name not in PARTS and not path.name.startswith(".")
             ]
         result["not_carried"] = left
         rundir.atomic_write(folder / "IMPORT.md", _page(root, result))

@@ -5,17 +5,16 @@ Left out: the decision. Everything on the page is read from files: the taxonomy,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from html import escape
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bottega.core import rundir
 from bottega.core.errors import UserError
 from bottega.core.rundir import atomic_write
+from bottega.data.sources import Problem, read
 from bottega.evals.compare import compare
 from bottega.evals.runner import Scorecard
 from bottega.synth.taxonomy import Examined, check
@@ -25,7 +24,6 @@ from bottega.workshop.report import CSS, GROUP_MARKS, POLICY
 
 SHOWN = 5
 """Generated rows and rejects that are shown of a leaf."""
-MAX_ROWS = 200_000
 
 
 def triage(
@@ -89,16 +87,17 @@ def _rows(folder: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{folder} holds no train.jsonl; give the folder that `bottega synth --out` wrote")
     found: dict[str, dict[str, Any]] = {}
     for name, count, kept in (("train.jsonl", "rows", "samples"), ("rejects.jsonl", "rejected", "rejects")):
-        if not (folder / name).is_file():
+        file = folder / name
+        if not file.is_file() or not file.stat().st_size:
             continue
-        with (folder / name).open(encoding="utf-8") as lines:
-            for line in islice(lines, MAX_ROWS):
-                row = json.loads(line)
-                leaf = str((row.get("metadata") or {}).get("leaf") or row.get("leaf") or "")
-                one = found.setdefault(leaf, {"rows": 0, "rejected": 0, "samples": [], "rejects": []})
-                one[count] += 1
-                if len(one[kept]) < SHOWN:
-                    one[kept].append(row)
+        for _, row in read(file):
+            if isinstance(row, Problem):
+                raise UserError(f"{row}; make the rows again: bottega synth")
+            leaf = str((row.get("metadata") or {}).get("leaf") or row.get("leaf") or "")
+            one = found.setdefault(leaf, {"rows": 0, "rejected": 0, "samples": [], "rejects": []})
+            one[count] += 1
+            if len(one[kept]) < SHOWN:
+                one[kept].append(row)
     return found
 
 

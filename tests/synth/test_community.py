@@ -306,6 +306,9 @@ def test_the_maintainer_s_page_says_what_is_wrong_alike_and_made_of_a_leaf(check
     )
     page = out.read_text()
     assert "person-5" in page and "<b>" not in page and "2 contributed leaves" in page
+    with (data / "train.jsonl").open("a") as file:
+        file.write('{"messages": [\n')
+    assert door(["taxonomy", "triage", str(checkout), "--data", str(data), "--out", str(out)]) == 2
     assert door(["taxonomy", "triage", str(checkout), "--before", "x.json", "--out", str(out)]) == 2
     assert "belong together" in capsys.readouterr().err
 
