@@ -1,6 +1,6 @@
 """Answers sampled by a vLLM server while a stage learns from them (row A6): a real HTTP server, the same numbers, its refusals.
 
-Left out: vLLM itself, which needs its own hardware and was not tried.
+Left out: vLLM itself (tests/parity/test_vllm.py).
 """
 
 from __future__ import annotations
