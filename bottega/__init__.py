@@ -12,7 +12,7 @@ _FUNCTIONS = {
     "run": "bottega.workshop.stages:run",
     "load": "bottega.models.load:load",
     "generate": "bottega.workshop.use:generate",
-    "evaluate": "bottega.workshop.use:evaluate",
+    "evaluate": "bottega.workshop.evaluating:evaluate",
     "demo": "bottega.demo.journey:demo",
     "doctor": "bottega.workshop.doctor:doctor",
     "init": "bottega.workshop.init:init",

@@ -9,7 +9,7 @@ VERBS = {
     "init": "bottega.workshop.init:init",
     "run": "bottega.workshop.stages:run",
     "plan": "bottega.workshop.plan:plan",
-    "eval": "bottega.workshop.use:evaluate",
+    "eval": "bottega.workshop.evaluating:evaluate",
     "compare": "bottega.workshop.comparing:compare",
     "search": "bottega.workshop.search:search",
     "merge": "bottega.workshop.merging:merge",

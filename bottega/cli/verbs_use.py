@@ -1,6 +1,6 @@
 """Commands that use and measure a model: eval, compare, chat, generate, predict, score, embed.
 
-Left out: their functions (workshop/use.py, workshop/predict.py, workshop/scores.py).
+Left out: their functions (workshop/use.py, workshop/evaluating.py, workshop/predict.py, workshop/scores.py).
 """
 
 from __future__ import annotations
@@ -56,17 +56,39 @@ def _reach(options: dict[str, Any]) -> Any:
 
 
 stream_option = click.option("--stream", is_flag=True, help="Ask an endpoint for replies in pieces.")
+
+
+def judging_options(function: Any) -> Any:
+    """Who rates judged tasks, and where every reply is kept."""
+    for add in (
+        click.option("--judge", default="", metavar="MODEL", help="Rates judged tasks: a model here, or an endpoint."),
+        click.option("--judge-key-env", default="", metavar="VARIABLE", help="The variable with the judge's key."),
+        click.option(
+            "--base", default="", metavar="REF", help="Of NAME=TAXONOMY: leaves changed since this reference."
+        ),
+    ):
+        function = add(function)
+    return function
+
+
 answers_option = click.option(
     "--answers", metavar="FILE", help="Keep an endpoint's answers here (SQLite): none is asked for twice."
 )
 
 
-@verb(cli, "eval", "bottega eval runs/support-bot --tasks my_tasks.yaml --json")
+@verb(
+    cli,
+    "eval",
+    "bottega eval runs/support-bot --tasks my_tasks.yaml --json",
+    "bottega eval runs/support-bot --tasks mt_bench=question.jsonl --judge http://localhost:8000/v1#judge --table replies.csv",
+)
 @click.argument("model")
 @click.option("--tasks", "tasks", multiple=True, required=True, metavar="T", help="A task's name or file; repeat it.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many items a task.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", help="Also write the scorecard to this file.")
+@click.option("--table", default="", metavar="FILE", help="Every reply with its score: .csv, .jsonl or .xlsx.")
+@judging_options
 @weights_option
 @device_option
 @reach_options
@@ -93,6 +115,7 @@ def eval_command(model: str, as_json: bool, **options: Any) -> int:
 @click.option("--limit", type=click.IntRange(1), help="At most so many items a task.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", help="Also write the report to this file.")
+@judging_options
 @reach_options
 @stream_option
 @answers_option

@@ -7,7 +7,7 @@ Left out: unpaired comparison: scores on different items say nothing about two m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from bottega.core.errors import Mismatch
@@ -97,17 +97,39 @@ def compare(before: Scorecard, after: Scorecard, *, seed: int = 0) -> Report:
     A verdict other than "no difference" needs both: an interval without 0, and a corrected p-value below 0.05.
 
     Raises:
-        Mismatch: a task's version, metric, items or (for perplexity) tokenizer differ.
+        Mismatch: a task's version, metric, items, judge or (for perplexity) tokenizer differ.
     """
     left = {score.task: score for score in before.scores}
     right = {score.task: score for score in after.scores}
     shared = [name for name in left if name in right]
+    for name in shared:
+        left[name], right[name] = _both_rated(left[name], right[name])
     pairs = [_paired(left[name], right[name], seed=seed) for name in shared]
     corrected = holm([difference.p_value for difference in pairs])
     tasks = [_comparison(left[n], right[n], d, p, seed) for n, d, p in zip(shared, pairs, corrected)]
     return Report(
         before=before.model, after=after.model, tasks=tuple(tasks), missing=tuple(sorted(left.keys() ^ right.keys()))
     )
+
+
+def _both_rated(before: Score, after: Score) -> tuple[Score, Score]:
+    """The scores over the items that the judge has rated in both; others as they are."""
+    left, right = before.verdicts, after.verdicts
+    if left is None or right is None:
+        return before, after
+    if left.judge != right.judge:
+        raise Mismatch(
+            f"{before.task} was judged by {left.judge} in one scorecard and by {right.judge} in the other: evaluate both with one judge"
+        )
+    lost = {*left.unjudged, *right.unjudged}
+    kept = [[item for item in score.items if item.key not in lost] for score in (before, after)]
+    if not kept[0] or not kept[1]:
+        raise Mismatch(f"{before.task} has no item that {left.judge} has rated in both: take another judge")
+    pair = [
+        replace(score, items=tuple(some), value=sum(item.value for item in some) / len(some), n=len(some))
+        for score, some in zip((before, after), kept)
+    ]
+    return pair[0], pair[1]
 
 
 def _paired(before: Score, after: Score, *, seed: int) -> Difference:

@@ -75,15 +75,28 @@ class Engine:
         return encode_prompt(turns, self.tokenizer, self.chat_template())
 
     def replies(
-        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str], chat: bool
+        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str], chat: bool, fit: bool = False
     ) -> list[Reply]:
-        """Greedy replies; in chat they end with the turn."""
+        """Greedy replies; in chat they end with the turn. fit: a reply is cut where the model's positions end (one that has no room is
+        empty), instead of refusing the prompt."""
         stop_ids, strings = self.generator.stop_ids(), tuple(stop)
         if chat:
             more, texts = end_of_turn(self.tokenizer, self.chat_template())
             stop_ids, strings = (*stop_ids, *more), (*strings, *texts)
         options = {"max_tokens": max_tokens, "stop": strings, "stop_ids": stop_ids, "batch": self.batch, "logps": False}
-        return self.generator.sample(prompts, **options)
+        if not fit:
+            return self.generator.sample(prompts, **options)
+        rooms: dict[int, list[int]] = {}
+        for at, prompt in enumerate(prompts):
+            rooms.setdefault(_room(self.limit() - len(prompt), max_tokens), []).append(at)
+        found = [Reply(text="", finish="length")] * len(prompts)
+        for room, members in rooms.items():
+            some = [prompts[at] for at in members]
+            for at, reply in zip(
+                members, self.generator.sample(some, **options | {"max_tokens": room}) if room else ()
+            ):
+                found[at] = reply
+        return found
 
     def limit(self) -> int:
         """Positions that a sequence may have."""
@@ -140,6 +153,11 @@ class Engine:
             with evaluating(self.model):
                 self._scorer = Scorer(attached, vocabulary=vocabulary)
         return self._scorer
+
+
+def _room(left: int, wanted: int) -> int:
+    """Tokens of a reply: what is wanted, or what is left, in steps of 32 so that prompts of like length go together."""
+    return wanted if left >= wanted else max(0, left - left % 32 if left >= 32 else left)
 
 
 def _never(folder: str) -> None:

@@ -1,6 +1,6 @@
 """The kinds of tasks: each turns items into outcomes by asking an Engine.
 
-Left out: judged and code tasks. A kind is one function and one line of the table.
+Left out: judged tasks (judged.py) and code. A kind is one function and one line of the table.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from bottega.grade.scorers import find_scorer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What came of one item: `value` (a mean over items, or the top of a ratio with `weight` below), and what to
-    show."""
+    """What came of one item: `value` (a mean over items, or the top of a ratio with `weight` below; not a number: it does not
+    count), and what to show. parts: of a conversation judged turn by turn. said: the judge's words."""
 
     value: float
     weight: float = 1.0
@@ -30,6 +30,8 @@ class Outcome:
     truth: str = ""
     reply: str = ""
     stopped: bool | None = None
+    parts: tuple[float, ...] = ()
+    said: str = ""
 
 
 def _shown(task: Task, item: Item) -> str:
@@ -73,8 +75,10 @@ class Asked(Protocol):
     def chat(self, turns: Sequence[Turn]) -> Any:
         """The prompt of a conversation."""
 
-    def replies(self, prompts: Sequence[Any], *, max_tokens: int, stop: Sequence[str], chat: bool) -> list[Reply]:
-        """Greedy replies, in order."""
+    def replies(
+        self, prompts: Sequence[Any], *, max_tokens: int, stop: Sequence[str], chat: bool, fit: bool = False
+    ) -> list[Reply]:
+        """Greedy replies, in order; fit: cut where the model's positions end."""
 
 
 def prompt_of(engine: Asked, task: Task, item: Item) -> Any:
@@ -160,16 +164,17 @@ def _join(engine: Engine, task: Task, shown: str, answer: str) -> tuple[list[int
 
 
 def multiple_choice(engine: Engine, task: Task, items: Sequence[Item]) -> list[Outcome]:
-    """1 where the right choice is the likeliest: by its sum of log-probabilities, or that sum a byte."""
-    name, _ = metric_of(task, "accuracy", ("accuracy", "accuracy_per_byte"))
+    """1 where the right choice is the likeliest: by its sum of log-probabilities, or that sum a byte or a character."""
+    name, _ = metric_of(task, "accuracy", ("accuracy", "accuracy_per_byte", "accuracy_per_character"))
     rows = [_scored(number, _choices(engine, task, item)) for number, item in enumerate(items)]
     found = engine.logps(rows)
     outcomes = []
     for item, branches in zip(items, found):
         texts = _texts(task, item)
         marks = [float(logps.sum(dtype="float64")) for logps in branches]
-        if name == "accuracy_per_byte":
-            marks = [mark / max(1, len(text.encode())) for mark, text in zip(marks, texts)]
+        if name != "accuracy":
+            sizes = [len(text.encode() if name == "accuracy_per_byte" else text) for text in texts]
+            marks = [mark / max(1, size) for mark, size in zip(marks, sizes)]
         best, gold = max(range(len(marks)), key=marks.__getitem__), int(column(task.gold, item.record))
         if not 0 <= gold < len(marks):
             raise UserError(
@@ -247,5 +252,5 @@ KINDS: dict[str, Callable[[Any, Task, Sequence[Item]], list[Outcome]]] = {
     "multiple_choice": multiple_choice,
     "perplexity": perplexity,
 }
-REMOTE_KINDS = ("generation",)
+REMOTE_KINDS = ("generation", "judged")
 """Those that ask for replies only."""

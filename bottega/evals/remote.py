@@ -33,8 +33,10 @@ class Remote:
         """The conversation itself: the endpoint has the template."""
         return list(turns)
 
-    def replies(self, prompts: Sequence[Any], *, max_tokens: int, stop: Sequence[str], chat: bool) -> list[Reply]:
-        """Greedy replies; one that is empty counts as what the model said.
+    def replies(
+        self, prompts: Sequence[Any], *, max_tokens: int, stop: Sequence[str], chat: bool, fit: bool = False
+    ) -> list[Reply]:
+        """Greedy replies; one that is empty counts as what the model said. What fits is the endpoint's to say.
 
         Raises:
             UserError: some question got no answer: a score of the others would be another task's.

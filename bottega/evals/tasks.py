@@ -1,6 +1,6 @@
-"""Benchmarks as data: one YAML each, or an in-context-learning jsonl of LLM Foundry as it is.
+"""Benchmarks as data: one YAML each, an in-context-learning jsonl of LLM Foundry, or a task YAML of lm-evaluation-harness as it is.
 
-Left out: judged tasks; prompts with logic (a prompt holds `{{ column }}` and nothing else).
+Left out: prompts with logic (a prompt holds `{{ column }}` and nothing else), but in files of the harness (harness.py).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import numpy as np
 from bottega.core.config import build, closest, load_yaml, option
 from bottega.core.errors import UserError
 from bottega.data import sources
+from bottega.evals import harness, mt_bench
 
 FOLDER = Path(__file__).parent / "tasks"
 
@@ -27,16 +28,17 @@ class Task:
     """A benchmark. Columns are those of its data; a text with `{{ column }}` is a template over them.
 
     kind: generation (the reply is scored by `metric`), continuation (greedy tokens equal the answer), multiple_choice
-    (the likeliest of `choices`, metric accuracy or accuracy_per_byte), perplexity (of the answer after the prompt;
-    metric perplexity, loss or bits_per_byte).
+    (the likeliest of `choices`, metric accuracy, accuracy_per_byte or accuracy_per_character), perplexity (of the answer after the
+    prompt; metric perplexity, loss or bits_per_byte), judged (another model rates the reply; `turns` make a conversation).
     """
 
     name: str
-    kind: Literal["generation", "continuation", "multiple_choice", "perplexity"]
+    kind: Literal["generation", "continuation", "multiple_choice", "perplexity", "judged"]
     version: int = 1
     description: str = ""
     data: str | tuple[str, ...] = option((), "files with one item a record, looked for beside the task file")
     rows: tuple[dict[str, Any], ...] = option((), "items written in the task itself")
+    reader: Literal["", "mt_bench"] = option("", "how its data lies, where that is not one item a record")
     prompt: str = "{{ prompt }}"
     answer: str = option("answer", "column with the truth (text or list), or a template")
     aliases: str = option("", "column with further accepted answers")
@@ -54,6 +56,14 @@ class Task:
     group: str = option("", "column by whose values a comparison is told apart, such as a taxonomy's leaf")
     shots: int = option(0, "worked examples in front of the prompt, drawn by seed from the other items", low=0)
     random: float | None = option(None, "what guessing scores")
+    turns: str = option("", "column with a list of user's turns, each asked after the replies before it, for judged")
+    rubric: str = option(
+        "", "what a judge is asked; {{ question }}, {{ reply }}, {{ conversation }}, {{ low }}, {{ high }}"
+    )
+    rubric_with_answer: str = option("", "the same for items that have a truth, {{ answer }}")
+    low: float = option(1.0, "the judge's worst rating")
+    high: float = option(10.0, "the judge's best rating")
+    judge_tokens: int = option(400, "longest verdict", low=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,13 +126,35 @@ def load_task(spec: str | Path) -> Task:
     except OSError as error:
         raise UserError(f"the task file {path} cannot be read ({error.strerror}): check the path") from None
     plain, marks = load_yaml(text, file=str(path))
+    if harness.is_one(plain):
+        task = build(Task, harness.fields_of(plain, path, [data] if data else ()), marks=marks)
+        return task
     task = build(Task, plain, marks=marks)
+    _check(task)
     files = [data] if data else [task.data] if isinstance(task.data, str) else list(task.data)
     if not data:
         files = [str(path.parent / file) if not Path(file).is_absolute() else file for file in files]
     if not files and not task.rows:
         raise UserError(f"task {task.name} has 0 items: give its data as {name}=FILE, or add `data:` or `rows:`")
     return replace(task, data=tuple(files))
+
+
+def _check(task: Task) -> None:
+    """Raises UserError where a judged task cannot be judged."""
+    if task.kind != "judged":
+        return
+    if not task.low < task.high:
+        raise UserError(
+            f"task {task.name} is rated from low {task.low:g} to high {task.high:g}: low must be below high"
+        )
+    asked = [text for text in (task.rubric, task.rubric_with_answer) if text]
+    if not asked:
+        raise UserError(f"task {task.name} is judged, but does not say what the judge is asked: write `rubric`")
+    for text in asked:
+        if not {"reply", "conversation"} & set(sources.FIELD.findall(text)):
+            raise UserError(
+                f"the rubric of task {task.name} does not show what is judged: put {{{{ reply }}}} or {{{{ conversation }}}} into it"
+            )
 
 
 def icl_task(path: Path) -> Task:
@@ -161,6 +193,9 @@ def _records(files: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield record
 
 
+READERS: dict[str, Callable[[Sequence[str]], Iterable[dict[str, Any]]]] = {"": _records, "mt_bench": mt_bench.records}
+
+
 def items(task: Task, *, seed: int, limit: int | None = None) -> list[Item]:
     """The questions of a task, in the order of its data; `limit` of them (the smaller of the two limits), drawn by
     seed.
@@ -169,7 +204,8 @@ def items(task: Task, *, seed: int, limit: int | None = None) -> list[Item]:
         UserError: a broken row, or no row at all.
     """
     files = (task.data,) if isinstance(task.data, str) else task.data
-    records = [*task.rows, *(_records(files) if files else ())]
+    read = READERS[task.reader]
+    records = [*task.rows, *(read(files) if files else ())]
     if not records:
         raise UserError(f"task {task.name} has 0 items: add rows to its data")
     seen: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What a judge said, as a number: YES and NO in three languages, or a score on a scale.
+"""What a judge said, as a number: YES and NO in three languages, or a score on a scale, with or without reasons before it.
 
 Left out: asking the judge (whoever holds a Responder), and the prompts.
 """
@@ -27,3 +27,21 @@ def verdict(text: str, *, low: float = 0.0, high: float = 1.0) -> float | None:
     words = re.findall(r"\w+", text.lower())
     said = {high for word in words if word in YES} | {low for word in words if word in NO}
     return said.pop() if len(said) == 1 else None
+
+
+_MARKED = re.compile(r"\[\[\s*(-?\d+(?:[.,]\d+)?)\s*\]\]")
+
+
+def rating(text: str, *, low: float, high: float) -> float | None:
+    """The score at the end of a judge's reasons: the last [[number]], else what the last line says; None outside [low, high].
+
+    >>> [rating("Two of 3 facts are right.\\nRating: [[2]]", low=1, high=5), rating("Good.\\nRating: 4/5", low=1, high=5)]
+    [2.0, 4.0]
+    >>> [rating("I cannot tell.", low=1, high=5), rating("[[11]]", low=1, high=10)]
+    [None, None]
+    """
+    if marked := _MARKED.findall(text):
+        value = float(marked[-1].replace(",", "."))
+        return value if low <= value <= high else None
+    lines = [line for line in text.splitlines() if line.strip()]
+    return verdict(lines[-1], low=low, high=high) if lines else None

@@ -16,7 +16,7 @@ from bottega.core import rundir
 from bottega.data.near import Index
 from bottega.synth.pipeline import Job
 from bottega.synth.pipeline_account import Account
-from bottega.synth.pipeline_rows import chunk_id
+from bottega.synth.pipeline_rows import asked_of, chunk_id
 
 PARTS = ".parts"
 NEAR = 0.9
@@ -147,7 +147,7 @@ def assemble(out: Path, jobs: Sequence[Job], accounts: Sequence[Account], parts:
 def held_rows(job: Job) -> Iterator[dict[str, Any]]:
     """The held-out seeds as rows, the context in front of a grounded skill's question."""
     for question, answer, context in job.held:
-        asked = f"{context.strip()}\n\n{question.strip()}" if job.leaf.kind == "grounded_skill" else question.strip()
+        asked = asked_of(job.leaf.kind, question, context)
         messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer.strip()}]
         metadata = {"leaf": job.leaf.path, "kind": job.leaf.kind, "contributor": job.leaf.created_by, "held_out": True}
         yield {"messages": messages, "unmask": False, "metadata": metadata}

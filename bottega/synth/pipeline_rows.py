@@ -26,6 +26,11 @@ def language_of_leaf(leaf: Leaf) -> str:
     return language_of(" ".join(texts)) or "en"
 
 
+def asked_of(kind: str, question: str, context: str) -> str:
+    """What a model is asked for a seed question: a grounded skill's context stands in front, knowledge is asked closed-book."""
+    return f"{context.strip()}\n\n{question.strip()}" if kind == "grounded_skill" else question.strip()
+
+
 def chunk_id(chunk: str) -> str:
     """What rows call the piece of a document from which they came: 16 hex digits of its SHA-256."""
     return hashlib.sha256(chunk.encode("utf-8", "replace")).hexdigest()[:16]

@@ -35,6 +35,7 @@ def compare(
     reach: Reach | None = None,
     answers: str | None = None,
     device: str = "auto",
+    **judging: str,
 ) -> Report:
     """What changes from A to B: paired differences with 95 percent intervals, corrected by Holm over the tasks.
 
@@ -42,21 +43,21 @@ def compare(
         a, b: models, or scorecards that `bottega eval --out` wrote (*.json). tasks: on which models are scored; with
             two scorecards, only these are compared. limit, seed, template: as in `bottega eval`. out: also write the
             report there. reach: how endpoints are reached. answers: as in `bottega eval`. device: where models lie.
+        judging: judge, judge_key_env and base, as in `bottega eval`.
 
     Raises:
         UserError: no task for a model. Mismatch: the two were not scored on the same items.
     """
     from bottega.evals import compare as pairs
 
-    if not (is_endpoint(a) or is_endpoint(b)):
+    judge_away = is_endpoint(judging.get("judge", ""))
+    if not (is_endpoint(a) or is_endpoint(b) or judge_away):
         need_local(a, reach, answers)
-    how = {"limit": limit, "seed": seed, "template": template, "quiet": quiet}
-    cards = [
-        _card(one, tasks, reach=reach, answers=answers, **how)
-        if is_endpoint(one)
-        else _card(one, tasks, device=device, **how)
-        for one in (a, b)
-    ]
+    how = {"limit": limit, "seed": seed, "template": template, "quiet": quiet, **judging}
+    cards = []
+    for one in (a, b):
+        away = {"reach": reach, "answers": answers} if is_endpoint(one) or judge_away else {}
+        cards.append(_card(one, tasks, **away, **({} if is_endpoint(one) else {"device": device}), **how))
     report = pairs.compare(cards[0], cards[1], seed=seed)
     if not report.tasks:
         raise UserError(f"{a} and {b} have no task in common ({', '.join(report.missing)}); score both on the same")
@@ -67,7 +68,7 @@ def compare(
 
 def _card(model: str, tasks: Sequence[str], **how: Any) -> Scorecard:
     from bottega.evals.runner import Scorecard
-    from bottega.workshop.use import evaluate
+    from bottega.workshop.evaluating import evaluate
 
     if Path(model).suffix == ".json" and Path(model).is_file():
         card = Scorecard.from_json(rundir.read_json(model))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from bottega.core.errors import UserError
@@ -115,20 +115,20 @@ def _as_it_is(turns: Sequence[Turn]) -> str:
     return turns[-1].content
 
 
-def evaluate(  # noqa: PLR0913
+def evaluate(
     name: str,
-    tasks: Sequence[str],
+    tasks: Sequence[Any],
     *,
     reach: Reach | None,
-    limit: int | None,
-    seed: int,
     note: Callable[[str], None],
     answers: str | None = None,
+    **how: Any,
 ) -> Scorecard:
-    """The scorecard of the model behind an endpoint: generation tasks, those in chat by chat, others by /completions.
+    """The scorecard of the model behind an endpoint: tasks that ask for replies, those in chat by chat, others by /completions.
 
     Args:
-        answers: a file (SQLite) that keeps each reply as it comes; what it holds is not asked again.
+        answers: a file (SQLite) that keeps each reply as it comes; what it holds is not asked again. how: limit, seed, judge and told,
+            as the evals room has them.
 
     Raises:
         UserError: a task that needs log-probabilities, or a question that got no answer.
@@ -138,7 +138,7 @@ def evaluate(  # noqa: PLR0913
 
     with Journal(answers) if answers is not None else nullcontext() as kept:
         asked = Remote(opened=lambda raw: opened(name, reach, raw=raw), answers=kept)
-        card = evaluate_with(asked, list(tasks), seed=seed, limit=limit, name=name)
+        card = evaluate_with(asked, list(tasks), name=name, **how)
     usage = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in sorted(asked.usage.items()))
     note(f"{name}: {asked.questions:,} questions" + (f", {usage}" if usage else ""))
     return card

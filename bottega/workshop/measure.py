@@ -5,7 +5,10 @@ Left out: scoring itself (evals/runner.py).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from bottega.core.config import plain
 from bottega.core.errors import UserError
 
 if TYPE_CHECKING:
+    from bottega.evals.tasks import Task
     from bottega.workshop.recipe import Recipe
 
 
@@ -25,9 +29,15 @@ def check_tasks(plan: Recipe) -> None:
     """
     if plan.evaluate is None:
         return
-    from bottega.evals.tasks import load_task
+    from bottega.workshop.evaluating import read_task
 
-    names = [load_task(task).name for task in plan.evaluate.tasks]
+    tasks = [read_task(task) for task in plan.evaluate.tasks]
+    names = [task.name for task in tasks]
+    judged = [task.name for task in tasks if task.kind == "judged"]
+    if judged and not plan.evaluate.judge:
+        raise UserError(f"task {judged[0]} is judged by a model: name one, evaluate.judge")
+    if plan.evaluate.judge and not judged:
+        raise UserError(f"evaluate.judge is {plan.evaluate.judge}, but no task is of kind judged: leave it out")
     for gate in plan.evaluate.gate:
         if gate != "forgetting" and gate not in names:
             raise UserError(f"evaluate.gate names {gate!r}; gates are forgetting and the tasks: {', '.join(names)}")
@@ -40,28 +50,45 @@ def measure(
 ) -> dict[str, Any]:
     """The scorecard of `model` on the recipe's tasks, as scorecards/LABEL.json; made once for a model and its tasks."""
     from bottega.workshop import build
-    from bottega.workshop.use import score
+    from bottega.workshop.evaluating import Judging, open_judge, read_task, score
 
     evaluate = recipe.evaluate
     assert evaluate is not None
     path = folder / "scorecards" / f"{label}.json"
-    wanted = {"tasks": [Path(task).name for task in evaluate.tasks], "limit": evaluate.limit, "seed": recipe.seed}
+    wanted: dict[str, Any] = {
+        "tasks": [Path(task).name for task in evaluate.tasks],
+        "limit": evaluate.limit,
+        "seed": recipe.seed,
+    }
     revision = recipe.revision if model == recipe.model else None
     loaded = build.open_model(model, revision=revision, trust=trust, device=device)
     made_of = folder / "cache" / f"scorecard-{label}.json"
-    key = {**wanted, "model": loaded.identity, "task_files": [_content(task) for task in evaluate.tasks]}
+    if evaluate.judge:
+        wanted["judge"] = evaluate.judge
+    tasks = [read_task(task) for task in evaluate.tasks]
+    key = {**wanted, "model": loaded.identity, "task_files": [_content(task) for task in tasks]}
     if path.is_file() and made_of.is_file() and rundir.read_json(made_of) == key:
         return dict(rundir.read_json(path))
     note(f"measuring the model {label} training")
-    card = score(loaded, evaluate.tasks, seed=recipe.seed, limit=evaluate.limit, name=label)
+    judging = Judging(judge=evaluate.judge, judge_key_env=evaluate.judge_key_env)
+    with open_judge(judging, None, str(folder / "cache" / "judge.sqlite"), device, note, wanted=tasks) as judge:
+        card = score(loaded, tasks, seed=recipe.seed, limit=evaluate.limit, name=label, judge=judge)
     rundir.write_json(path, plain(card.to_json()))
     rundir.write_json(made_of, key)
     note(card.summary())
     return dict(card.to_json())
 
 
-def _content(task: str) -> str:
-    return rundir.sha256(task) if Path(task).is_file() else task
+def _content(task: Task) -> str:
+    """A hash of the task and of its files, so that a scorecard is made anew when a question has changed."""
+    files = (task.data,) if isinstance(task.data, str) else task.data
+    held = hashlib.sha256(json.dumps(plain(asdict(replace(task, data=()))), sort_keys=True, default=str).encode())
+    for path in sorted(
+        one for file in files for one in ([Path(file)] if Path(file).is_file() else Path(file).rglob("*"))
+    ):
+        if path.is_file():
+            held.update(rundir.sha256(path).encode())
+    return held.hexdigest()
 
 
 def gates(plan: Recipe, cards: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -203,7 +203,7 @@ def _regressions(
     from dataclasses import replace
 
     from bottega.evals.compare import compare
-    from bottega.workshop.use import evaluate
+    from bottega.workshop.evaluating import evaluate
 
     after = replace(evaluate(merged, tasks, limit=limit, seed=seed, quiet=quiet), model=out)
     reports = []

@@ -237,6 +237,10 @@ class Evaluate:
     tasks: tuple[str, ...] = option(help="task files or names")
     before: bool = option(True, "measure the base model too")
     limit: int | None = option(None, "at most so many items a task", low=1)
+    judge: str = option(
+        "", "the model that rates judged tasks: a folder, a Hub id, garzone or an endpoint, http://HOST/v1#NAME"
+    )
+    judge_key_env: str = option("", "the environment variable with the judge's key")
     gate: dict[str, float] = option(factory=dict, help="forgetting: largest fall allowed; a task's name: least score")
 
 

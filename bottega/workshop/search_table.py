@@ -54,7 +54,7 @@ def _card(plan: Recipe, folder: Path, name: str, model: str, note: Callable[[str
     """The scorecard of a model on the recipe's tasks, made once."""
     from bottega.models.place import choose_for
     from bottega.workshop import build
-    from bottega.workshop.use import score
+    from bottega.workshop.evaluating import score
 
     evaluate = plan.evaluate
     assert evaluate is not None

@@ -1,6 +1,7 @@
-"""Using a model: score it on tasks, answer the prompts of a file, talk to it.
+"""Using a model: answer the prompts of a file, talk to it.
 
-Left out: what endpoints need (distant.py), serving. The template is the one stored with the model unless another is named.
+Left out: scoring it (evaluating.py), what endpoints need (distant.py), serving. The template is the one stored with the model unless
+another is named.
 """
 
 from __future__ import annotations
@@ -23,31 +24,9 @@ from bottega.workshop.prompts import prompts_of
 if TYPE_CHECKING:
     from bottega.core.types import Reply
     from bottega.data.chat import Template
-    from bottega.evals.runner import Scorecard
     from bottega.models.generate import Generator
     from bottega.models.load import Loaded
     from bottega.workshop.answer import Answer
-
-
-def score(
-    loaded: Loaded,
-    tasks: Sequence[str],
-    *,
-    seed: int = 0,
-    limit: int | None = None,
-    template: Template | None = None,
-    name: str = "",
-) -> Scorecard:
-    """The scorecard of a loaded model.
-
-    Raises:
-        UserError: it writes no text.
-    """
-    from bottega.evals.runner import evaluate as measure
-
-    need_writer(loaded)
-    model = loaded.attached or loaded.model
-    return measure(model, loaded.tokenizer, list(tasks), seed=seed, limit=limit, template=template, name=name)
 
 
 def need_writer(loaded: Loaded) -> None:
@@ -58,61 +37,6 @@ def need_writer(loaded: Loaded) -> None:
         raise UserError(f"{loaded.folder} gives labels, not text; use it with bottega predict")
     if loaded.kind == "encoder":
         raise UserError(f"{loaded.folder} holds an encoder, which writes no text; use it with bottega embed")
-
-
-def evaluate(
-    model: str,
-    tasks: Sequence[str],
-    *,
-    limit: int | None = None,
-    seed: int = 0,
-    template: str | None = None,
-    out: str | None = None,
-    weights: str = "full",
-    quiet: bool = False,
-    reach: endpoints.Reach | None = None,
-    answers: str | None = None,
-    device: str = "auto",
-) -> Scorecard:
-    """Score a model (Hub id, folder, adapter, run folder, garzone, endpoint) on tasks (names, YAML or jsonl files).
-
-    Args:
-        limit: at most so many items a task. out: also write the scorecard there.
-        weights: as in `generate`; KL and speed on sample texts are shown beside the progress.
-        reach: how an endpoint, `http://HOST/v1#NAME`, is reached. answers: a file that keeps its replies, so that none is asked for
-            twice. device: auto, cpu, cuda or cuda:N (core/devices.py).
-
-    Raises:
-        UserError: a mistake in a task or its data; the model is not there. Unsafe: a pickle or a damaged file.
-    """
-    from bottega.evals.tasks import load_task
-
-    for task in tasks:
-        load_task(task)  # mistakes in a task come before the seconds that loading a model takes
-    with progress(None, "eval", quiet=quiet) as shown:
-        if endpoints.is_endpoint(model):
-            given = {"--weights": weights != "full", "--template": template is not None, "--device": device != "auto"}
-            endpoints.refuse(model, given)
-            card = endpoints.evaluate(
-                model, tasks, reach=reach, limit=limit, seed=seed, note=shown.note, answers=answers
-            )
-        else:
-            endpoints.need_local(model, reach, answers)
-            held = Held.of(weights)
-            loaded, chosen = _open(model, template, shown.note, held, device)
-            if not held.ordinary:
-                held.measure(model, loaded, samples(loaded), shown.note)
-                held.measure_speed(loaded, samples(loaded))
-                shown.note(held.line())
-            card = score(loaded, tasks, seed=seed, limit=limit, template=chosen, name=str(model))
-    if out is not None:
-        rundir.write_json(out, card.to_json())
-    return card
-
-
-def evaluate_text(card: Scorecard) -> str:
-    """The scores, a line each."""
-    return card.summary()
 
 
 def generate(
@@ -184,7 +108,7 @@ def _generate_here(
 ) -> list[dict[str, Any]]:
     """`generate` with a model of this machine."""
     held = Held.of(weights)
-    loaded, chosen = _open(model, template, shown.note, held, how.pop("device", "auto"))
+    loaded, chosen = open_writer(model, template, shown.note, held, how.pop("device", "auto"))
     talk = _Talk(loaded, chosen)
     ways = {name: how.pop(name) for name in ("beams", "draft", "lookup") if name in how}
     answer, came_to = answering(talk.generator, **ways)
@@ -244,7 +168,7 @@ def chat(
         return
     endpoints.need_local(model, reach)
     held = Held.of(weights)
-    loaded, chosen = _open(model, template, _aside, held, device)
+    loaded, chosen = open_writer(model, template, _aside, held, device)
     held.measure(model, loaded, samples(loaded), _aside)
     talk = _Talk(loaded, chosen)
 
@@ -349,7 +273,12 @@ class _Talk:
         return self.generator.stream(self.engine.chat(turns), **self._stops(), **how)
 
 
-def _open(model: str, template: str | None, note: Any, held: Held, device: str) -> tuple[Loaded, Template]:
+def open_writer(model: str, template: str | None, note: Any, held: Held, device: str) -> tuple[Loaded, Template]:
+    """A model that writes, with its template.
+
+    Raises:
+        UserError: it is not there, or writes no text. Unsafe: a pickle or a damaged file.
+    """
     from bottega.models.load import load
     from bottega.models.place import spot_for
     from bottega.models.spec import is_mixture
