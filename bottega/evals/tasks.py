@@ -168,7 +168,8 @@ def icl_task(path: Path) -> Task:
     common: dict[str, Any] = {"name": path.stem, "data": (str(path),)}
     if {"query", "choices", "gold"} <= names:
         guess = 1 / max(1, len(first["choices"]))
-        return Task(kind="multiple_choice", prompt="{{ query }}", random=guess, **common)
+        group = "leaf" if "leaf" in names else ""
+        return Task(kind="multiple_choice", prompt="{{ query }}", random=guess, group=group, **common)
     if {"context_options", "continuation", "gold"} <= names:
         guess = 1 / max(1, len(first["context_options"]))
         options: dict[str, Any] = {"contexts": "context_options", "answer": "continuation", "random": guess}

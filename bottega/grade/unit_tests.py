@@ -78,7 +78,7 @@ def program(reply: str) -> str:
 def _share(answer: Answer, column: str, limits: sandbox.Limits) -> float:
     tests = answer.row.get(column)
     if isinstance(tests, str) and tests.strip():
-        return _asserts(program(answer.reply), tests, limits)
+        return passed_share(program(answer.reply), tests, limits)
     if isinstance(tests, list) and tests and all(isinstance(one, Mapping) and "output" in one for one in tests):
         passed = [_gives(program(answer.reply), one, limits) for one in tests]
         return sum(passed) / len(passed)
@@ -88,7 +88,12 @@ def _share(answer: Answer, column: str, limits: sandbox.Limits) -> float:
     )
 
 
-def _asserts(code: str, tests: str, limits: sandbox.Limits) -> float:
+def passed_share(code: str, tests: str, limits: sandbox.Limits) -> float:
+    """The share of the tests (Python with asserts) that a program passes in the sandbox.
+
+    Raises:
+        UserError: there is no sandbox, the tests are no Python, or hold no test.
+    """
     pieces = _pieces(tests)
     kinds = "".join(kind for kind, _ in pieces)
     if "t" not in kinds:

@@ -143,8 +143,10 @@ def finished(job: Job, row: Row, teacher: str) -> dict[str, Any]:
         "language": job.language,
         **about_row(row),
     }
+    about = {"leaf": leaf.path} if job.flow.form == "choices" else {}  # an evaluation tells its items apart by it
     return {
         **form_of(job.flow, row),
+        **about,
         "metadata": {name: value for name, value in metadata.items() if value not in ("", [])},
     }
 
