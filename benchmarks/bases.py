@@ -126,8 +126,8 @@ def downstream(model: Path, files: dict[str, str], *, scale: float, seed: int) -
 
 def measure(folder: Path, *, steps: int, seeds: list[int], scale: float) -> dict[str, list[dict[str, float]]]:
     """Every measure by base and seed; seeds outside, so that an interruption leaves whole rows."""
-    from bottega.workshop.stages import run
     from bottega.workshop.evaluating import evaluate
+    from bottega.workshop.stages import run
 
     found: dict[str, list[dict[str, float]]] = {base: [] for base in BASES}
     for seed in seeds:

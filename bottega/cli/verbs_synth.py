@@ -84,6 +84,13 @@ def budget_options(function: Any) -> Any:
     help="Share of seeds kept for test.jsonl.",
 )
 @click.option(
+    "--paraphrases",
+    type=click.IntRange(0, 4),
+    default=2,
+    show_default=True,
+    help="Other wordings of each of those, by the teacher.",
+)
+@click.option(
     "--against", multiple=True, metavar="FILE", help="An evaluation set whose items no row may hold; repeat it."
 )
 @click.option("--estimate", is_flag=True, help="Say what it would take, after ten calls, and stop.")
@@ -153,6 +160,9 @@ def lab_example_command(out: str, as_json: bool, **options: Any) -> int:
 @click.option("--epochs", type=float, default=10.0, show_default=True, help="Times through each phase's own rows.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Rows a step.")
 @click.option("--lr", type=float, default=None, help="Peak learning rate; default: what is usual for the method.")
+@click.option(
+    "--judge", default="", metavar="MODEL", help="Rates answers to the held-out seeds; default: words in common."
+)
 @click.option("--choose", metavar="METRIC", help="Choose each phase's checkpoint by this metric of the held-out seeds.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @json_flag

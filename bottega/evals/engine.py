@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
@@ -24,6 +24,7 @@ from bottega.models.layout import lay
 from bottega.models.score import Scorer
 
 MICRO_TOKENS = 4096
+Fit = Literal["refuse", "cut", "skip"]
 
 
 def end_of_turn(tokenizer: Any, template: Template) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -75,20 +76,33 @@ class Engine:
         return encode_prompt(turns, self.tokenizer, self.chat_template())
 
     def replies(
-        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str], chat: bool, fit: bool = False
+        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str], chat: bool, fit: Fit = "refuse"
     ) -> list[Reply]:
-        """Greedy replies; in chat they end with the turn. fit: a reply is cut where the model's positions end (one that has no room is
-        empty), instead of refusing the prompt."""
+        """Greedy replies; in chat they end with the turn.
+
+        Args:
+            fit: where the model's positions end, the prompt is refused if the longest reply does not fit (refuse), or the reply is cut
+                (cut), also to nothing (skip).
+
+        Raises:
+            UserError: a prompt that is refused.
+        """
         stop_ids, strings = self.generator.stop_ids(), tuple(stop)
         if chat:
             more, texts = end_of_turn(self.tokenizer, self.chat_template())
             stop_ids, strings = (*stop_ids, *more), (*strings, *texts)
         options = {"max_tokens": max_tokens, "stop": strings, "stop_ids": stop_ids, "batch": self.batch, "logps": False}
-        if not fit:
+        if fit == "refuse":
             return self.generator.sample(prompts, **options)
         rooms: dict[int, list[int]] = {}
         for at, prompt in enumerate(prompts):
             rooms.setdefault(_room(self.limit() - len(prompt), max_tokens), []).append(at)
+        if 0 in rooms and fit == "cut":
+            at = rooms[0][0]
+            raise UserError(
+                f"prompt {at} has {len(prompts[at])} tokens, which leave no room for a reply in the model's {self.limit()} positions: "
+                "shorten it, or use a model with more"
+            )
         found = [Reply(text="", finish="length")] * len(prompts)
         for room, members in rooms.items():
             some = [prompts[at] for at in members]

@@ -78,7 +78,7 @@ def judged(asked: Asked, task: Task, items: Sequence[Item], judge: Judge) -> tup
     for at in range(max(len(talk.asked) for talk in talks)):
         open_ones = [talk for talk in talks if at < len(talk.asked)]
         prompts = [_prompt(asked, task, talk, at) for talk in open_ones]
-        replies = asked.replies(prompts, max_tokens=task.max_tokens, stop=task.stop, chat=_in_chat(task), fit=True)
+        replies = asked.replies(prompts, max_tokens=task.max_tokens, stop=task.stop, chat=_in_chat(task), fit="skip")
         for talk, reply in zip(open_ones, replies, strict=True):
             talk.said.append(reply._replace(text=reply.text.strip()))
     shown = [_asked_about(task, talk, at, talk.said[at].text) for talk in talks for at in range(len(talk.asked))]
@@ -154,7 +154,7 @@ def _verdicts(judge: Judge, task: Task, questions: Sequence[str]) -> list[tuple[
     """The rating and the words of the judge for each text; a text is asked about once."""
     different = list(dict.fromkeys(questions))
     prompts = [judge.asked.chat([Turn(role="user", content=text)]) for text in different]
-    replies = judge.asked.replies(prompts, max_tokens=task.judge_tokens, stop=(), chat=True, fit=True)
+    replies = judge.asked.replies(prompts, max_tokens=task.judge_tokens, stop=(), chat=True, fit="skip")
     words = {text: reply.text for text, reply in zip(different, replies, strict=True)}
     return [(rating(words[text], low=task.low, high=task.high), words[text]) for text in questions]
 

@@ -14,7 +14,7 @@ from bottega.core.errors import UserError
 from bottega.core.types import Reply, Row, Tokens, Turn
 from bottega.data.prepare import windows
 from bottega.data.turns import BadRow, turns_of
-from bottega.evals.engine import Engine, continuation
+from bottega.evals.engine import Engine, Fit, continuation
 from bottega.evals.tasks import Item, Task, column, fill
 from bottega.grade.scorers import find_scorer
 
@@ -76,9 +76,9 @@ class Asked(Protocol):
         """The prompt of a conversation."""
 
     def replies(
-        self, prompts: Sequence[Any], *, max_tokens: int, stop: Sequence[str], chat: bool, fit: bool = False
+        self, prompts: Sequence[Any], *, max_tokens: int, stop: Sequence[str], chat: bool, fit: Fit = "refuse"
     ) -> list[Reply]:
-        """Greedy replies, in order; fit: cut where the model's positions end."""
+        """Greedy replies, in order."""
 
 
 def prompt_of(engine: Asked, task: Task, item: Item) -> Any:
@@ -110,12 +110,16 @@ def metric_of(task: Task, default: str, known: Sequence[str] = ()) -> tuple[str,
 
 
 def generation(engine: Asked, task: Task, items: Sequence[Item]) -> list[Outcome]:
-    """A greedy reply, scored by the task's metric."""
+    """A greedy reply, scored by the task's metric; one that reaches the end of the model's positions is cut there.
+
+    Raises:
+        UserError: a prompt that leaves no room for a reply.
+    """
     if task.messages and not (task.chat and task.shots == 0):
         raise UserError(f"task {task.name} asks in messages: set chat: true, and leave shots out")
     score = find_scorer(*metric_of(task, "exact"))
     prompts = [prompt_of(engine, task, item) for item in items]
-    replies = engine.replies(prompts, max_tokens=task.max_tokens, stop=task.stop, chat=task.chat)
+    replies = engine.replies(prompts, max_tokens=task.max_tokens, stop=task.stop, chat=task.chat, fit="cut")
     outcomes = []
     for item, reply in zip(items, replies):
         truth = _truth(task, item)

@@ -13,6 +13,7 @@ from typing import Any
 from bottega.core import journal
 from bottega.core.errors import Unanswered, UserError
 from bottega.core.types import Reply, Turn
+from bottega.evals.engine import Fit
 from bottega.models.remote import Endpoint, ask_all
 
 
@@ -34,7 +35,7 @@ class Remote:
         return list(turns)
 
     def replies(
-        self, prompts: Sequence[Any], *, max_tokens: int, stop: Sequence[str], chat: bool, fit: bool = False
+        self, prompts: Sequence[Any], *, max_tokens: int, stop: Sequence[str], chat: bool, fit: Fit = "refuse"
     ) -> list[Reply]:
         """Greedy replies; one that is empty counts as what the model said. What fits is the endpoint's to say.
 

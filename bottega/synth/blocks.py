@@ -65,6 +65,7 @@ BLOCKS = {
     "options": "bottega.synth.blocks:options",
     "arithmetic": "bottega.synth.blocks_reject:arithmetic",
     "language": "bottega.synth.blocks_reject:language",
+    "reworded": "bottega.synth.blocks_reject:reworded",
     "program": "bottega.synth.blocks_code:program_passes",
 }
 

@@ -28,7 +28,8 @@ AT_ONCE = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One leaf with all that its rows depend on. held: seeds that nobody is shown; chunks: its documents, cut."""
+    """One leaf with all that its rows depend on. held: seeds that nobody is shown; paraphrases: those in other words; chunks: its
+    documents, cut."""
 
     leaf: Leaf
     flow: Flow
@@ -37,6 +38,7 @@ class Job:
     language: str
     chunks: tuple[str, ...] = ()
     held: tuple[tuple[str, str, str], ...] = ()
+    paraphrases: tuple[tuple[str, str, str], ...] = ()
     evaluations: Mapping[str, Known] = field(default_factory=dict)
 
     def prompts(self) -> Prompts:
@@ -124,7 +126,7 @@ async def run_leaf(job: Job, asker: Any, writer: Writer, *, narrow: bool = False
 
 def guard(job: Job) -> Stage:
     """The last stage: nothing of the held-out seeds or of an evaluation set gets through."""
-    sets = {"held-out seeds": Known(question for question, _, _ in job.held), **job.evaluations}
+    sets = {"held-out seeds": Known(question for question, _, _ in (*job.held, *job.paraphrases)), **job.evaluations}
     columns = (job.flow.user, job.flow.assistant, "chosen", "question", "stem")
     return Stage(name="held out", kind="contamination", block=contamination(sets, columns))
 

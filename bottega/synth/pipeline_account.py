@@ -91,6 +91,10 @@ class Account:
             "steps": [step.to_json() for step in self.steps],
         }
 
+    def reasons(self) -> dict[str, int]:
+        """Rejected rows by step and reason."""
+        return {f"{step.name}: {why}": count for step in self.steps for why, count in sorted(step.rejected.items())}
+
     def sums(self) -> bool:
         """asked + made = kept + rejected + unused, and each step takes what the one before gave."""
         flows = all(before.given == after.taken for before, after in zip(self.steps, self.steps[1:]))

@@ -14,6 +14,7 @@ from bottega.core.journal import Answer
 from bottega.synth.flow import Flow
 from bottega.synth.pipeline import Job, run_leaf
 from bottega.synth.pipeline_account import Account
+from bottega.synth.pipeline_held import MOST, follows
 from bottega.synth.teacher import Asker, BudgetEnds
 
 PILOT_CALLS = 10
@@ -119,13 +120,18 @@ class _Nowhere:
         """Nothing."""
 
 
-def estimate(jobs: Sequence[Job], asker: Asker) -> Estimate:
+def held_calls(jobs: Sequence[Job], paraphrases: int) -> int:
+    """Questions about the held-out seeds: each is put into other words, and each wording is judged."""
+    return sum(len(job.held) * (1 + MOST) for job in jobs if paraphrases and follows(job.flow))
+
+
+def estimate(jobs: Sequence[Job], asker: Asker, *, paraphrases: int = 0) -> Estimate:
     """The first estimate, of the flows' shapes alone."""
-    calls = sum(guessed(job.flow).of(job.samples) for job in jobs)
+    calls = sum(guessed(job.flow).of(job.samples) for job in jobs) + held_calls(jobs, paraphrases)
     return _estimate(calls, TOKENS, SECONDS, asker, pilot=0)
 
 
-async def pilot(jobs: Sequence[Job], asker: Asker) -> Estimate:
+async def pilot(jobs: Sequence[Job], asker: Asker, *, paraphrases: int = 0) -> Estimate:
     """The estimate after ten calls, shared among the flows; a row goes to its end before the next begins."""
     flows: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
@@ -137,7 +143,7 @@ async def pilot(jobs: Sequence[Job], asker: Asker) -> Estimate:
         shapes[name] = measured(some[0].flow, account)
         tokens += few.tokens
         asked += few.asked
-    calls = sum(shapes[job.flow.name].of(job.samples) for job in jobs)
+    calls = sum(shapes[job.flow.name].of(job.samples) for job in jobs) + held_calls(jobs, paraphrases)
     each = (sum(one for one, _ in tokens) / max(asked, 1), sum(one for _, one in tokens) / max(asked, 1))
     seconds = asker.usage.seconds / asker.usage.calls if asker.usage.calls else 0.0
     return _estimate(calls, each, seconds, asker, pilot=asked)

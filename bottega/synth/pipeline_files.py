@@ -145,12 +145,22 @@ def assemble(out: Path, jobs: Sequence[Job], accounts: Sequence[Account], parts:
 
 
 def held_rows(job: Job) -> Iterator[dict[str, Any]]:
-    """The held-out seeds as rows, the context in front of a grounded skill's question."""
-    for question, answer, context in job.held:
-        asked = asked_of(job.leaf.kind, question, context)
-        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer.strip()}]
-        metadata = {"leaf": job.leaf.path, "kind": job.leaf.kind, "contributor": job.leaf.created_by, "held_out": True}
-        yield {"messages": messages, "unmask": False, "metadata": metadata}
+    """The held-out seeds as rows, the context in front of a grounded skill's question; then the same in other words."""
+    for other, seeds in ((False, job.held), (True, job.paraphrases)):
+        for question, answer, context in seeds:
+            asked = asked_of(job.leaf.kind, question, context)
+            messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer.strip()}]
+            metadata = {
+                "leaf": job.leaf.path,
+                "kind": job.leaf.kind,
+                "contributor": job.leaf.created_by,
+                "held_out": True,
+            }
+            yield {
+                "messages": messages,
+                "unmask": False,
+                "metadata": metadata | ({"paraphrase": True} if other else {}),
+            }
 
 
 def remove_parts(out: Path) -> None:

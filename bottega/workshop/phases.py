@@ -22,6 +22,7 @@ from bottega.core.errors import UserError
 from bottega.core.textio import table
 from bottega.data.remote import is_remote
 from bottega.synth.mixing import Mix, Row, counts, mixed
+from bottega.workshop import held_out
 from bottega.workshop.recipe import load
 
 SHARES: dict[str, dict[str, float]] = {
@@ -39,7 +40,8 @@ class Tuning:
 
     method: full, lora, ... epochs: times through a phase's own rows; a stacked stage takes as many steps as the phases together.
     batch: rows a step. lr: peak rate; None is what is usual for the method. choose: a metric of the held-out seeds by which each
-    phase's checkpoint is chosen; None is the last one.
+    phase's checkpoint is chosen; None is the last one. judge: a model that rates the answers to the held-out seeds; empty: their words
+    are compared with the seeds' own.
     """
 
     method: str = "full"
@@ -47,6 +49,7 @@ class Tuning:
     batch: int = 32
     lr: float | None = None
     choose: str | None = None
+    judge: str = ""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.epochs) or self.epochs <= 0 or self.batch < 1:
@@ -71,7 +74,7 @@ def write_recipe(
 
     Args:
         short, long, skills: folders that `synth` wrote (or files of rows). replay: files of what the model knew before.
-        tasks: what is measured before and after. form: NAME=SHARE of closed, grounded, raft, for rows with documents.
+        tasks: what is measured before and after, beside the folders' held-out seeds. form: NAME=SHARE of closed, grounded, raft.
         more: fields of `Tuning` and of `Mix`.
 
     Raises:
@@ -87,9 +90,7 @@ def write_recipe(
     drawn = ((name, mixed(_all_rows(own), _documents(own), mix)) for name, own in places.items())
     made = {name: rows for name, rows in drawn if rows}
     if not made:
-        raise UserError(
-            "there is nothing to learn from: name folders of `bottega synth` with --short, --long or --skills"
-        )
+        raise UserError("there is nothing to learn from: name folders of `synth` with --short, --long or --skills")
     texts = list(_documents([*short, *long]).values())
     files: dict[str, Sequence[Mapping[str, Any]]] = dict(made)
     if texts:
@@ -98,8 +99,15 @@ def write_recipe(
         folder, {name: f"data/{name}.jsonl" for name in files}, made, replay, tuning, places, stacked=stacked
     )
     recipe |= {"model": model, "seed": seed}
-    if tasks:
-        recipe["evaluate"] = {"tasks": [_beside(folder, one) for one in _task_files(tasks)]}
+    if held := held_out.rows([*short, *long, *skills]):
+        files["held_out"] = held
+    measured = [*(["data/held_out.yaml"] if held else []), *(_beside(folder, one) for one in _task_files(tasks))]
+    if tuning.judge and not measured:
+        raise UserError(
+            f"judge {tuning.judge} has nothing to rate: no folder has a test.jsonl, and no task is named; leave it out"
+        )
+    if measured:
+        recipe["evaluate"] = {"tasks": measured} | ({"judge": tuning.judge} if tuning.judge else {})
     _write(folder, files, recipe)
     drawn_from = [
         {"name": name, "steps": stage["steps"], "sources": {one["path"]: one["weight"] for one in stage["data"]}}
@@ -108,6 +116,15 @@ def write_recipe(
     ]
     told = {name: counts(rows) for name, rows in made.items()}
     return {"recipe": str(folder / "recipe.yaml"), "rows": told, "documents": len(texts), "phases": drawn_from}
+
+
+def _evaluated(tasks: Sequence[str], judge: str) -> dict[str, Any]:
+    """The recipe's `evaluate`, if there is something to measure."""
+    if judge and not tasks:
+        raise UserError(
+            f"judge {judge} has nothing to rate: no folder has a test.jsonl, and no task is named; leave it out"
+        )
+    return {"evaluate": {"tasks": list(tasks)} | ({"judge": judge} if judge else {})} if tasks else {}
 
 
 def _recipe(
@@ -122,8 +139,8 @@ def _recipe(
 ) -> dict[str, Any]:
     """The recipe's name and stages."""
     rehearsed = [_beside(folder, one) for one in _there(replay)]
-    held = {name: _held(own, folder) for name, own in places.items()}
-    stages = _stages(sources, {name: len(rows) for name, rows in made.items()}, rehearsed, tuning, held)
+    validated = {name: _held(own, folder) for name, own in places.items()}
+    stages = _stages(sources, {name: len(rows) for name, rows in made.items()}, rehearsed, tuning, validated)
     name = "lab-stacked" if stacked else "lab"
     return {"schema": 1, "name": name, "stages": [_joined(stages, sources, rehearsed)] if stacked else stages}
 
@@ -135,17 +152,20 @@ def _write(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]], recip
         UserError: what a run would say.
     """
     data = folder / "data"
+    task = data / "held_out.yaml"
     with rundir.disk_errors(folder):
         data.mkdir(parents=True, exist_ok=True)
         for name, rows in files.items():
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             rundir.atomic_write(data / f"{name}.jsonl", text)
+        if "held_out" in files:
+            rundir.atomic_write(task, dump_yaml(held_out.task(judged=bool(recipe.get("evaluate", {}).get("judge")))))
         rundir.atomic_write(folder / "recipe.yaml", dump_yaml(recipe))
     try:
         load(folder / "recipe.yaml")
     except UserError:
-        for path in (folder / "recipe.yaml", *(data / f"{name}.jsonl" for name in files)):
-            path.unlink()
+        for path in (folder / "recipe.yaml", task, *(data / f"{name}.jsonl" for name in files)):
+            path.unlink(missing_ok=True)
         for empty in (data, folder):
             with contextlib.suppress(OSError):
                 empty.rmdir()

@@ -20,8 +20,9 @@ from bottega import __version__
 from bottega.core import rundir
 from bottega.core.config import build, plain
 from bottega.core.errors import UserError
-from bottega.core.textio import printable, progress
-from bottega.core.textio import table as as_table
+from bottega.core.textio import progress
+from bottega.workshop.synthesis_text import funnel_of
+from bottega.workshop.synthesis_text import synth_text as synth_text
 from bottega.workshop.teachers import TeacherOptions, can_continue, open_teacher
 
 if TYPE_CHECKING:
@@ -40,13 +41,14 @@ class Work:
 
     language: of all leaves; empty: each leaf's own. documents: a folder for the knowledge leaves, `fetch` for the sources that they
     name themselves (git, a path), or `contexts` for their seeds' own. chunk: characters. held_out: share of seeds for test.jsonl.
-    against: evaluation files.
+    paraphrases: other wordings of each of those, 0 to 4. against: evaluation files.
     """
 
     language: str = ""
     documents: str = ""
     chunk: int = 4000
     held_out: float = 0.2
+    paraphrases: int = 2
     against: tuple[str, ...] = ()
     budget_calls: int | None = None
     budget_tokens: int | None = None
@@ -273,9 +275,9 @@ class _Run:
         with Journal(self.folder / "journal.sqlite") as journal:
             async with responder:
                 asker = Asker(responder, journal, budget=budget, revision=revision, seed=self.facts["seed"])
-                self.shown.note(estimate(self.jobs, asker).line())
+                self.shown.note(estimate(self.jobs, asker, paraphrases=work.paraphrases).line())
                 await smoke(asker)
-                expected = await pilot(self.jobs, asker)
+                expected = await pilot(self.jobs, asker, paraphrases=work.paraphrases)
                 self.shown.note(expected.line())
                 if work.estimate:
                     await asker.finish()
@@ -286,6 +288,7 @@ class _Run:
         from bottega.synth.pipeline import run_all
         from bottega.synth.pipeline_account import Account
         from bottega.synth.pipeline_files import Part, assemble, remove_parts
+        from bottega.synth.pipeline_held import paraphrased
 
         began = time.time()
         done: list[Account] = []
@@ -294,15 +297,26 @@ class _Run:
             done.append(account)
             self.shown.update(len(done), {})
 
+        refused: list[dict[str, Any]] = []
+        self.jobs, reworded = await paraphrased(self.jobs, asker, self.work.paraphrases, rejected=refused.append)
+        rundir.atomic_write(
+            self.folder / "test_rejects.jsonl", "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in refused)
+        )
         parts = [Part(self.folder, number) for number in range(len(self.jobs))]
         accounts = await run_all(self.jobs, asker, lambda number: parts[number], told=told)
         rows = assemble(self.folder, self.jobs, accounts, parts)
         remove_parts(self.folder)
         accounts += [Account(leaf=leaf, sink=_never, failed=why) for leaf, why in self.broken.items()]
-        return self.finish(asker, expected, accounts, rows, began)
+        return self.finish(asker, expected, accounts, rows, began, reworded)
 
     def finish(
-        self, asker: Asker, expected: Any, accounts: Sequence[Account], rows: dict[str, int], began: float
+        self,
+        asker: Asker,
+        expected: Any,
+        accounts: Sequence[Account],
+        rows: dict[str, int],
+        began: float,
+        reworded: Sequence[Account],
     ) -> dict[str, Any]:
         from bottega.synth.pipeline_files import lines, write_manifest
         from bottega.synth.pipeline_report import report
@@ -310,8 +324,10 @@ class _Run:
         funnel = funnel_of(accounts)
         rundir.write_json(self.folder / "funnel.json", funnel)
         train = lines([self.folder / "train.jsonl"])
-        rundir.write_json(self.folder / "report.json", report(train, self.jobs, accounts[: len(self.jobs)]))
-        names = [f"{name}.jsonl" for name in ("train", "test", "rejects", "auxiliary", "documents")]
+        numbers = report(train, self.jobs, accounts[: len(self.jobs)])
+        other_words = {one.leaf: {"asked": one.asked, "kept": one.kept, "rejected": one.reasons()} for one in reworded}
+        rundir.write_json(self.folder / "report.json", numbers | {"paraphrases": other_words})
+        names = [f"{name}.jsonl" for name in ("train", "test", "rejects", "test_rejects", "auxiliary", "documents")]
         names += ["funnel.json", "report.json"]
         if self.layout == "instructlab":
             from bottega.synth.pipeline_layout import write_layout
@@ -366,34 +382,3 @@ def _digest(value: Any) -> str:
 
 def _stamp() -> str:
     return time.strftime("%Y-%m-%dT%H_%M_%S", time.gmtime())
-
-
-def funnel_of(accounts: Sequence[Account]) -> dict[str, Any]:
-    """funnel.json: each leaf's account, and the sums over all."""
-    leaves = [account.to_json() for account in accounts]
-    total = {name: sum(leaf[name] for leaf in leaves) for name in ("asked", "kept", "rejected", "unused", "calls")}
-    return {"leaves": leaves, "total": total}
-
-
-def synth_text(result: dict[str, Any]) -> str:
-    """The funnel, a line a leaf; then what ended early, and the sums."""
-    if "funnel" not in result:
-        return ""
-    rows = [
-        [leaf["leaf"], leaf["asked"], sum(step["made"] for step in leaf["steps"])]
-        + [leaf[name] for name in ("rejected", "unused", "kept")]
-        + [_most(leaf)]
-        for leaf in result["funnel"]["leaves"]
-    ]
-    lines = [as_table(rows, ("leaf", "asked", "made", "rejected", "unused", "kept", "most rejected by"))]
-    lines += [f"{leaf}: {printable(why)}" for leaf, why in result["ended"].items()]
-    calls = f"{result['calls']:,} calls ({result['from_journal']:,} answers from the journal)"
-    lines.append(f"{result['kept']:,} rows kept, {result['rejected']:,} rejected, {calls}; written to {result['out']}")
-    return "\n".join(lines)
-
-
-def _most(leaf: dict[str, Any]) -> str:
-    """Where a leaf lost most: stage, reason, number."""
-    lost = [(count, step["step"], why) for step in leaf["steps"] for why, count in step["rejected"].items()]
-    count, step, why = max(lost, default=(0, "", ""))
-    return f"{step}: {why} ({count})" if count else ""

@@ -15,7 +15,7 @@ from bottega.synth.flow_prompts import FOLDER, LANGUAGES, Prompts, read_prompts
 from bottega.workshop.synthesis import synth
 from tests.synth.teachers import knowledge_leaf, rows, skill_leaf
 
-JUDGES = ("faithful", "relevant", "answerable", "question_check", "pair_score")
+JUDGES = ("faithful", "relevant", "answerable", "question_check", "pair_score", "same_question")
 NEGATIONS = {"en": r"\bnot\b|\bnor\b", "it": r"\bnon\b|\bné\b", "fi": r"\bei\b|\beikä\b"}
 
 

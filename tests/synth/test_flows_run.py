@@ -55,6 +55,11 @@ def obliging(request: dict) -> str:
         said["Response"] = (
             f"The answer {THINGS[number % 8]} {THINGS[number // 8 % 8]} thing {number} of the question is 12."
         )
+    if "other ways" in asked:
+        original = re.search(r"\[Start of Question\]\n(.*?)\n", asked)
+        said["Question"] = (
+            f"Say {THINGS[number % 8]} me {THINGS[number // 8 % 8]} you: {original[1] if original else ''}"
+        )
     if "multiple choice" in asked:
         said["Question"] = f"Of what is dome {number} of the observatory made?\nA) wood\nB) copper\nC) glass\nD) stone"
     tags = re.findall(r"\[Start of ([^\]]+)\]\n\.\.\.\n\[End", asked)

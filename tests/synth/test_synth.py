@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,13 +58,77 @@ def test_rows_rejects_funnel_and_manifest_are_written_and_sum(taxonomy, tmp_path
     )
     about = train[0]["metadata"]
     assert about["teacher"].endswith("#m") and about["contributor"] in ("ada", "bo") and about["licences"]
-    assert len(test) == 4, "one of five seeds of each leaf is held out: three questions and one"
+    other = [row for row in test if row["metadata"].get("paraphrase")]
+    assert len(test) - len(other) == 4, "one of five seeds of each leaf is held out: three questions and one"
+    assert 0 < len(other) <= 8 and {row["messages"][1]["content"] for row in other} <= {
+        row["messages"][1]["content"] for row in test if not row["metadata"].get("paraphrase")
+    }
+    numbers = json.loads((out / "report.json").read_text())["paraphrases"]
+    assert (
+        sum(one["kept"] for one in numbers.values()) == len(other)
+        and sum(one["asked"] for one in numbers.values()) == 4
+    )
     asked = {turn["messages"][0]["content"] for turn in test}
     assert not any(one in row["messages"][0]["content"] for one in asked for row in train)
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["rows"]["train"] == 4 and len(manifest["files"]["train.jsonl"]["sha256"]) == 64
     assert "4 rows kept" in synth_text(result) and not (out / ".parts").exists()
     assert len(list(samples_of(str(out / "train.jsonl")))) == 4
+
+
+def test_held_out_seeds_are_asked_in_other_words_that_no_training_row_holds(tmp_path):
+    """Wordings that are the seed's own, have other numbers, or that the judge calls another question go, each with its reason; what is
+    left is in test.jsonl with the seed's answer, and a training row that is one of them goes."""
+    skill_leaf(tmp_path / "tax", "words")
+    said: list[str] = []
+
+    def words(request):
+        asked = request["messages"][-1]["content"]
+        if "other ways" in asked:
+            original = re.search(r"\[Start of Question\]\n(.*?)\n", asked)[1]
+            number = original.split()[-1]
+            ways = [
+                original,
+                "Which word means swift number 77?",
+                f"Who was swift number {number}",
+                f"Name a quick word for swift {number}",
+            ]
+            said.append(ways[-1])
+            return "\n".join(f"[Start of Question]\n{way}\n[End of Question]" for way in ways)
+        if "Other Question" in asked:
+            same = "Who was" not in asked.split("[Start of Other Question]")[-1]
+            verdict = "YES" if same else "NO"
+            return f"[Start of Explanation]\nSo.\n[End of Explanation]\n[Start of Verdict]\n{verdict}\n[End of Verdict]"
+        if said and said[-1] in asked and "[Start of Response]\n..." in asked:
+            return "[Start of Response]\nFleet is such a word.\n[End of Response]"
+        if said and "new tasks" in asked:
+            return f"[Start of Question]\n{said[-1]}\n[End of Question]\n" + answer(request)
+        return answer(request)
+
+    with server(answer=words) as teacher:
+        synth(
+            str(tmp_path / "tax"),
+            teacher=teacher.url,
+            teacher_model="m",
+            out=str(tmp_path / "out"),
+            samples=40,
+            quiet=True,
+        )
+    test = rows(tmp_path / "out" / "test.jsonl")
+    assert [row["messages"][0]["content"] for row in test[1:]] == said[:1] and test[1]["metadata"]["paraphrase"]
+    assert test[1]["messages"][1] == test[0]["messages"][1]
+    gone = {row["reason"] for row in rows(tmp_path / "out" / "test_rejects.jsonl")}
+    assert gone == {"the same words", "other numbers", "same_question"}
+    assert "contaminated: held-out seeds" in {row["reason"] for row in rows(tmp_path / "out" / "rejects.jsonl")}
+    assert not any(said[0] in row["messages"][0]["content"] for row in rows(tmp_path / "out" / "train.jsonl"))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_wordings_are_kept_where_fewer_are_wanted(taxonomy, tmp_path, count):
+    with server() as teacher:
+        make(taxonomy, tmp_path / "out", teacher.url, paraphrases=count)
+    test = rows(tmp_path / "out" / "test.jsonl")
+    assert len(test) == 4 + 4 * count and not rows(tmp_path / "out" / "test_rejects.jsonl") or count
 
 
 def test_the_same_seed_and_answers_give_the_same_bytes_and_ask_nothing_twice(taxonomy, tmp_path):

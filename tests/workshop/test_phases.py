@@ -120,6 +120,29 @@ def test_the_recipe_runs_phase_by_phase(made):
     assert (made / "run" / "report.html").is_file()
 
 
+def test_held_out_seeds_and_their_other_wordings_are_measured_by_default_leaf_by_leaf(made):
+    other = chat(100, "short/leaf")
+    other["messages"][0]["content"], other["metadata"]["paraphrase"] = "Which number comes after 99?", True
+    (made / "short" / "test.jsonl").open("a").write(json.dumps(other) + "\n")
+    tiny_model("llama", made / "model")
+    write_recipe(made / "lab", **given(made, model=str(made / "model"), epochs=0.3, tasks=[], skills=[]))
+    result = run(made / "lab" / "recipe.yaml", out=made / "run", quiet=True)
+    assert result.stages and (made / "run" / "report.html").read_text().count("short/leaf")
+    for path in (made / "run" / "scorecards").glob("*.json"):
+        (score,) = json.loads(path.read_text())["scores"]
+        assert score["task"] == "held_out" and score["metric"] == "f1" and score["n"] == 7
+        assert [item["group"] for item in score["items"]] == ["short/leaf"] * 4 + ["long/leaf"] * 3
+        assert score["items"][3]["prompt"] == "Which number comes after 99?"
+
+
+def test_a_judge_rates_the_held_out_seeds_where_one_is_named(made):
+    write_recipe(made / "lab", **given(made, judge="garzone"))
+    found = yaml.safe_load((made / "lab" / "recipe.yaml").read_text())["evaluate"]
+    task = yaml.safe_load((made / "lab" / "data" / "held_out.yaml").read_text())
+    assert found["judge"] == "garzone" and found["tasks"][0] == "data/held_out.yaml" and len(found["tasks"]) == 2
+    assert task["kind"] == "judged" and task["name"] == "held_out" and task["group"] == "leaf"
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
