@@ -126,7 +126,7 @@ def main() -> None:
     names = list(table[0])
     head = (
         f"# Rows through synth's pipeline, {today}\n\n`python benchmarks/many_rows.py --rows {args.rows}` on {platform.machine()}, "
-        f"Python {platform.python_version()}. Seconds are CPU seconds of the process; MB are the peak of anonymous memory in each part.\n\n"
+        f"Python {platform.python_version()}. Seconds are CPU seconds; MB are the peak of anonymous memory in each part.\n\n"
     )
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     lines += [f"| {' | '.join(f'{one[name]:,}' for name in names)} |" for one in table]

@@ -33,7 +33,7 @@ class Extra(NamedTuple):
 EXTRAS = {
     "data": Extra("parquet and arrow files", ("pyarrow",)),
     "docs": Extra("pdf and html documents", ("pypdf", "trafilatura")),
-    "office": Extra("docx documents", ("docx",)),
+    "office": Extra("docx documents, xlsx tables", ("docx", "openpyxl")),
     "hub": Extra("data sets of the Hub (hub://)", ("datasets",)),
     "lang": Extra("telling languages apart (data clean)", ("py3langid",)),
     "pii": Extra("phone numbers and national ids (data clean)", ("phonenumbers", "stdnum")),

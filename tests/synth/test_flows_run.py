@@ -16,6 +16,7 @@ from bottega.synth.blocks import Context
 from bottega.synth.blocks_code import program_passes
 from bottega.synth.flow import built_in
 from bottega.synth.pipeline_account import Account, Step
+from bottega.workshop.evaluating import evaluate
 from bottega.workshop.synthesis import synth
 from tests.models.endpoint import Endpoint
 from tests.synth.teachers import knowledge_leaf, rows, skill_leaf
@@ -92,6 +93,19 @@ def test_every_flow_makes_the_rows_of_its_form(name, tmp_path):
         assert [turn["role"] for turn in made[0]["messages"]] == ["user", "assistant"] * 3
     if name == "multiple_choice":
         assert made[0]["choices"] == ["wood", "copper", "glass", "stone"] and made[0]["gold"] == 1 and made[0]["leaf"]
+
+
+def test_multiple_choice_questions_about_documents_are_a_task_as_they_are(tmp_path):
+    for name in ("observatory", "garden"):
+        knowledge_leaf(tmp_path / "tax", name)
+    with Endpoint(answer=obliging) as server:
+        synth(
+            str(tmp_path / "tax"), teacher=server.url, teacher_model="m", flow="multiple_choice", out=str(tmp_path / "out"), samples=3,
+            quiet=True, documents="contexts",
+        )  # fmt: skip
+    (score,) = evaluate("garzone", [str(tmp_path / "out" / "train.jsonl")], quiet=True).scores
+    assert score.kind == "multiple_choice" and score.n >= 4 and score.random == 0.25
+    assert {item.group for item in score.items} == {"knowledge/observatory/qna.yaml", "knowledge/garden/qna.yaml"}
 
 
 @needs_sandbox

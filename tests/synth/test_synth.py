@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from bottega.core.errors import UserError
 from bottega.core.journal import Journal, key
 from bottega.data.formats import samples as samples_of
+from bottega.synth.pipeline_report import variety
 from bottega.workshop.synthesis import synth, synth_text
 from tests.synth.leaves import KNOWLEDGE, put
 from tests.synth.teachers import answer, knowledge_leaf, rows, server, skill_leaf
@@ -511,3 +513,14 @@ def test_contexts_of_seeds_that_are_not_there_are_refused(tmp_path):
         UserError, match="there are no seeds whose contexts could be read; leave --documents contexts out"
     ):
         synth(str(tmp_path), teacher="template", out=str(tmp_path / "out"), documents="contexts", quiet=True)
+
+
+def test_the_report_counts_what_is_different_as_sets_would():
+    """Linear counting against sets, on texts of 200,000 words of which some come often."""
+    draw = random.Random(1)
+    texts = [" ".join(f"w{int(draw.paretovariate(0.4)) % 90_000}" for _ in range(40)) for _ in range(5_000)]
+    words = [word for text in texts for word in text.split()]
+    pairs = [pair for text in texts for pair in zip(text.split(), text.split()[1:])]
+    found = variety(texts)
+    assert found["distinct_words"] == pytest.approx(len(set(words)) / len(words), rel=2e-3)
+    assert found["distinct_pairs"] == pytest.approx(len(set(pairs)) / len(pairs), rel=2e-3)
