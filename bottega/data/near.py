@@ -202,8 +202,12 @@ def candidates(table: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, int
     """Pairs of `places` whose rows of `table` agree in a whole band; a row meets the first and last few of its bucket."""
     for start in range(0, HASHES, BAND):
         keys = table[places, start].astype(np.uint64)
-        for column in range(start + 1, start + BAND):  # one by one: with a million rows a band at once is what memory is used for
-            keys = (keys * _MIX) ^ (keys >> _BITS) ^ table[places, column]  # wraps; an accidental equal key is only compared
+        for column in range(
+            start + 1, start + BAND
+        ):  # one by one: with a million rows a band at once is what memory is used for
+            keys = (
+                (keys * _MIX) ^ (keys >> _BITS) ^ table[places, column]
+            )  # wraps; an accidental equal key is only compared
         order = np.argsort(keys, kind="stable")
         edges = np.flatnonzero(np.diff(keys[order])) + 1
         bounds = np.concatenate(([0], edges, [len(order)]))
