@@ -1,5 +1,6 @@
 """Fixtures that every room's tests share: real inputs beside the checkout, when they are there."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,16 @@ def shared_data():
         return path
 
     return find
+
+
+@pytest.fixture(autouse=True)
+def offline_ends_with_its_test():
+    """`--offline` sets variables of its process, which in a test is everybody's."""
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
