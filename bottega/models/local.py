@@ -33,7 +33,9 @@ class _Question:
 
 
 class Local:
-    """A Responder over a Sampler. Use it in an `async with`."""
+    """A Responder over a Sampler. Use it in an `async with`. opens: an empty last user's turn is one that it writes."""
+
+    opens = True
 
     def __init__(
         self,

@@ -117,6 +117,11 @@ class Endpoint:
         self.gate = Gate(most=self.most_at_once)
         self._client: httpx2.AsyncClient | None = None
 
+    @property
+    def opens(self) -> bool:
+        """Whether an empty last user's turn is one that it writes: where `render` writes the prompt."""
+        return self.api == "completions"
+
     async def __aenter__(self) -> Endpoint:
         limits = httpx2.Limits(max_connections=self.most_at_once, max_keepalive_connections=self.most_at_once)
         timeout = httpx2.Timeout(self.timeout_s, connect=self.connect_s, pool=None)

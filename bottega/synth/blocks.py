@@ -41,6 +41,7 @@ BLOCKS = {
     "generate": "bottega.synth.blocks_teacher:generate",
     "judge": "bottega.synth.blocks_teacher:judge",
     "agree": "bottega.synth.blocks_teacher:agree",
+    "first_message": "bottega.synth.blocks_opening:first_message",
     "dialogue": "bottega.synth.blocks_dialogue:dialogue",
     "continue": "bottega.synth.blocks_reading:continue_text",
     "confirm": "bottega.synth.blocks_reading:confirm",

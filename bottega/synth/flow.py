@@ -153,6 +153,7 @@ def stage(name: str, kind: str, values: dict[str, Any]) -> Stage:
         "agree": values.get("n", 2),
         "continue": values.get("n", 1),
         "confirm": 1,
+        "first_message": 1,
         "dialogue": 2 * values.get("turns", 2) - bool(values.get("opening")),
     }.get(kind, 0)
     return Stage(name=name, kind=kind, block=resolve(BLOCKS[kind])(**values), calls=calls)

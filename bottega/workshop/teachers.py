@@ -73,9 +73,15 @@ def _endpoint(url: str, options: TeacherOptions) -> Any:
     return connect(url, options.model, reach, api=options.api, render=render)
 
 
+def _begins(turns: Sequence[Turn]) -> bool:
+    """Whether the last turn is a user's that is still to be written."""
+    return turns[-1].role == "user" and not turns[-1].content
+
+
 def _renderer(name: str) -> Any:
     """Turns to a prompt by the chat template of a tokenizer."""
     from bottega.data.chat import Template, encode_prompt
+    from bottega.data.opening import encode_opening
     from bottega.workshop.data_verbs import tokenizer_of
 
     tokenizer = tokenizer_of(name)
@@ -84,7 +90,8 @@ def _renderer(name: str) -> Any:
     def render(turns: Sequence[Turn]) -> str:
         if turns[-1].role == RAW:
             return turns[-1].content
-        text = tokenizer.decode(encode_prompt(turns, tokenizer, template))
+        encode = encode_opening if _begins(turns) else encode_prompt
+        text = tokenizer.decode(encode(turns[:-1] if _begins(turns) else turns, tokenizer, template))
         assert isinstance(text, str)
         return text
 
@@ -93,6 +100,7 @@ def _renderer(name: str) -> Any:
 
 def _local(name: str, options: TeacherOptions) -> tuple[Any, str]:
     from bottega.data.chat import Template
+    from bottega.data.opening import encode_opening
     from bottega.evals.engine import Engine, end_of_turn
     from bottega.models.load import load
     from bottega.models.local import Local
@@ -107,6 +115,8 @@ def _local(name: str, options: TeacherOptions) -> tuple[Any, str]:
     stops = {"stop_ids": tuple(sorted({*engine.generator.stop_ids(), *ids})), "stop": strings}
 
     def encode(turns: Sequence[Turn]) -> list[int]:
+        if _begins(turns):
+            return encode_opening(turns[:-1], loaded.tokenizer, template)
         return engine.plain(turns[-1].content) if turns[-1].role == RAW else engine.chat(turns)
 
     return Local(engine.generator, identity=name, encode=encode, stops=stops, room=engine.limit()), loaded.identity

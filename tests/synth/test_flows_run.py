@@ -11,11 +11,20 @@ import re
 import pytest
 
 from bottega.core.errors import UserError
+from bottega.core.journal import Journal
+from bottega.core.types import Reply, Turn
+from bottega.data.chat import Template, encode_prompt
+from bottega.data.opening import encode_opening
 from bottega.grade import sandbox
+from bottega.models.load import load_tokenizer
+from bottega.models.locate import locate
 from bottega.synth.blocks import Context
 from bottega.synth.blocks_code import program_passes
+from bottega.synth.blocks_opening import first_message
 from bottega.synth.flow import built_in
+from bottega.synth.flow_prompts import Prompts
 from bottega.synth.pipeline_account import Account, Step
+from bottega.synth.teacher import Asker
 from bottega.workshop.evaluating import evaluate
 from bottega.workshop.synthesis import synth
 from tests.models.endpoint import Endpoint
@@ -181,3 +190,80 @@ def test_without_a_sandbox_nothing_is_run(monkeypatch):
 
     with pytest.raises(UserError, match="there is none"):
         asyncio.run(through())
+
+
+class Beginner:
+    """A Responder that goes on from the beginning of a user's turn."""
+
+    identity, opens = "beginner", True
+
+    def __init__(self, said: list[str]) -> None:
+        self.said, self.asked = said, []
+
+    async def respond(self, turns, **sampling):
+        self.asked.append([(turn.role, turn.content) for turn in turns])
+        return Reply(text=self.said[len(self.asked) - 1], finish="length" if len(self.asked) == 3 else "stop")
+
+
+def test_a_teacher_that_can_go_on_is_given_the_raw_beginning_of_a_users_message(tmp_path):
+    """Messages without an end or without words go; the system message names the leaf's subject."""
+    teacher = Beginner([" Which words mean swift? ", "  ", "Tell me everything about", "Why?"])
+    account, step = Account(leaf="l", sink=lambda row: None), Step(name="first")
+
+    async def through() -> list[dict]:
+        with Journal(tmp_path / "j.sqlite") as journal:
+            context = Context(
+                account=account, step=step, asker=Asker(teacher, journal), language="it", wanted=lambda: 4,
+                prompts=Prompts(language="it"),
+            )  # fmt: skip
+
+            async def given():
+                for number in range(4):
+                    yield {"task_description": "Trova un sinonimo.", "document_outline": "", "_number": number}
+
+            block = first_message(prompt="self_question", opening="self_opening")
+            return [row async for row in block(given(), context)]
+
+    assert [row["question"] for row in asyncio.run(through())] == ["Which words mean swift?", "Why?"]
+    assert teacher.asked[0][-1] == ("user", "") and teacher.asked[0][0][0] == "system"
+    assert "in italiano - Trova un sinonimo." in teacher.asked[0][0][1]
+    assert dict(step.rejected) == {"teacher: no end": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("chatml", "<|im_start|>user\n"), ("llama3", "<|start_header_id|>user"), ("zephyr", "<|user|>")],
+)
+def test_the_beginning_of_a_users_message_is_what_the_template_says(name, begins):
+    tokenizer = load_tokenizer(locate("garzone").folder)
+    template = Template.find(name, tokenizer)
+    ids = encode_opening([Turn(role="system", content="Be kind.")], tokenizer, template)
+    text = tokenizer.decode(ids)
+    assert "Be kind." in text and begins in text.split("Be kind.")[1]
+    whole = tokenizer.decode(
+        encode_prompt([Turn(role="system", content="Be kind."), Turn(role="user", content="Hi")], tokenizer, template)
+    )
+    assert whole.startswith(text.rstrip()) and whole[len(text.rstrip()) :].lstrip().startswith("Hi")
+
+
+def test_an_endpoint_whose_template_is_here_is_sent_the_raw_beginning_and_one_that_chats_is_asked(tmp_path):
+    skill_leaf(tmp_path / "tax", "words")
+
+    def answer(request: dict) -> str:
+        if "messages" in request:
+            return obliging(request)
+        if request["prompt"].rstrip().endswith("<|user|>"):
+            return f" Say {THINGS[request['seed'] // 16 % 8]} me a word for swift? "
+        return obliging({"messages": [{"content": request["prompt"]}], "seed": request.get("seed")})
+
+    for api in ("completions", "chat"):
+        with Endpoint(answer=answer) as server:
+            more = {"tokenizer": "garzone"} if api == "completions" else {}
+            out = tmp_path / api
+            facts = synth(
+                str(tmp_path / "tax"), teacher=server.url, teacher_model="m", flow="self_prompting", out=str(out), samples=2,
+                quiet=True, api=api, paraphrases=0, **more,
+            )  # fmt: skip
+        assert facts["kept"] == 2, facts
+        said = [row["messages"][0]["content"] for row in rows(out / "train.jsonl")]
+        assert all(text.startswith("Say ") == (api == "completions") for text in said)
