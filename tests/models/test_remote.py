@@ -128,7 +128,9 @@ def test_retry_after_holds_everybody_back_and_halves_the_places():
 def test_places_grow_while_answers_are_good_and_never_pass_the_most():
     with served.Endpoint(delay_s=0.01) as server:
         replies, teacher = ask(server.url, times=60, most_at_once=6)
-    assert len(replies) == 60 and 4 < server.most <= 6 and teacher.gate.limit == 6, "a busy machine may not see all six at once"
+    assert len(replies) == 60 and 4 < server.most <= 6 and teacher.gate.limit == 6, (
+        "a busy machine may not see all six at once"
+    )
 
 
 def test_the_gate_halves_once_for_a_burst():
