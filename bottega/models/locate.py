@@ -164,6 +164,11 @@ def _is_model(folder: Path) -> bool:
 
 def _from_hub(name: str, revision: str | None, offline: bool, code: bool) -> tuple[Path, str]:
     """Fetch (or find in the local cache) the files of a Hub model; its folder and commit."""
+    if name.endswith(".gguf") and Path(name).expanduser().is_file():
+        raise UserError(
+            f"{name} is a GGUF file, which eval, compare, chat, generate and export read as it is; to tune it, write its weights out "
+            f"first: bottega export {name} --format hf --out FOLDER"
+        )
     if not _HUB_ID.fullmatch(name) or name.startswith((".", "~")):
         raise UserError(f"there is no folder {name!r}, and it is no Hub id (owner/name); check the path")
     from huggingface_hub import snapshot_download

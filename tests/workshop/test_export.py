@@ -116,6 +116,28 @@ def test_a_gguf_of_a_run_answers_as_the_run(here, tmp_path, capsys):
     assert use.generate(str(path), str(here / "prompts.txt"), **how) == use.generate(
         str(here / "run"), str(here / "prompts.txt"), **how
     )
+    assert door("export", path, "--format", "hf", "--out", tmp_path / "hf", "--quiet") == 0
+    assert "equal 1" in capsys.readouterr().out
+    stage = {
+        "objective": "sft",
+        "data": str(here / "chats|<b>.jsonl"),
+        "method": {"name": "lora", "rank": 2},
+        "steps": 1,
+        "batch": 2,
+    }
+    run(
+        {"name": "again", "model": str(tmp_path / "hf"), "seed": 1, "stages": [{"tune": stage}]},
+        out=tmp_path / "r",
+        quiet=True,
+    )
+    with pytest.raises(
+        UserError, match="is a GGUF file, .* to tune it, write its weights out first: bottega export .* --format hf"
+    ):
+        run(
+            {"name": "again", "model": str(path), "seed": 1, "stages": [{"tune": stage}]},
+            out=tmp_path / "s",
+            quiet=True,
+        )
     path.write_bytes(path.read_bytes()[:2000])
     capsys.readouterr()
     assert door("generate", path, "--prompts", here / "prompts.txt", "--quiet") == 4

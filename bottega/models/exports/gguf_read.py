@@ -62,6 +62,17 @@ def _theirs(path: Path, header: Header, dtype: torch.dtype) -> Any:
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError(f"{path} lacks {len(missing)} tensors of its architecture ({missing[0]} ...); use a whole file")
+    return _dequantised(model)
+
+
+def _dequantised(model: Any) -> Any:
+    """The model without transformers' mark of a quantised one: its weights are plain, and can be saved and tuned."""
+    if getattr(model, "hf_quantizer", None) is not None:
+        del model.hf_quantizer
+    for name in ("quantization_config", "_pre_quantization_dtype", "_model_name_or_path"):
+        if hasattr(model.config, name):
+            delattr(model.config, name)
+    model.is_quantized = False
     return model
 
 
