@@ -2,13 +2,13 @@
 
 Left out: files and adapters (blend_files.py, blend_adapters.py).
 
-A task vector is tau_i = theta_i - theta_0: what tuning added to the common start theta_0. TIES trims tensor by tensor here, where the
-paper trims over the whole model: that is what makes it possible to merge models larger than memory.
+A task vector is tau_i = theta_i - theta_0: what tuning added to the common start theta_0. TIES trims over all of a vector's tensors, as
+the paper does; two passes find the magnitude from which on entries stay, so that models larger than memory can be merged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -50,27 +50,52 @@ def task_arithmetic(base: Tensor, tensors: Sequence[Tensor], weights: Sequence[f
     return base + linear([tensor - base for tensor in tensors], weights)
 
 
-def trim(tau: Tensor, density: float) -> Tensor:
-    """Keep the largest `density` of the entries by magnitude, ties broken by place; the others become 0 (TIES, step 1)."""
-    keep = max(1, round(density * tau.numel())) if tau.numel() else 0
-    if keep >= tau.numel():
-        return tau.clone()
-    chosen = tau.abs().flatten().sort(descending=True, stable=True).indices[:keep]
-    out = torch.zeros_like(tau).flatten()
-    out[chosen] = tau.flatten()[chosen]
-    return out.view(tau.shape)
+def least_kept(chunks: Callable[[], Iterable[Tensor]], density: float) -> float:
+    """The magnitude from which on a task vector's entries are among the largest `density` of them all, exactly, in float32.
+
+    Args:
+        chunks: gives the vector's tensors, in any order; asked twice, so that no two of them need be held. The bits of a float that is
+            not negative order as the number does: the first pass counts by the upper 16, the second within the bin that decides.
+    """
+    upper = torch.zeros(1 << 15, dtype=torch.int64)
+    for tensor in chunks():
+        upper += torch.bincount(_bits(tensor) >> 16, minlength=1 << 15)
+    total = int(upper.sum())
+    keep = max(1, round(density * total)) if total else 0
+    if keep >= total:
+        return 0.0
+    above = upper.flip(0).cumsum(0).flip(0)  # entries in this bin or higher
+    place = int((above >= keep).nonzero()[-1])
+    left = keep - int(above[place] - upper[place])
+    lower = torch.zeros(1 << 16, dtype=torch.int64)
+    for tensor in chunks():
+        bits = _bits(tensor)
+        lower += torch.bincount(bits[bits >> 16 == place] & 0xFFFF, minlength=1 << 16)
+    within = lower.flip(0).cumsum(0).flip(0)
+    last = int((within >= left).nonzero()[-1])
+    return float(torch.tensor([place << 16 | last], dtype=torch.int32).view(torch.float32)[0])
 
 
-def ties(base: Tensor, tensors: Sequence[Tensor], weights: Sequence[float], *, density: float = 0.2) -> Tensor:
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.float().abs().flatten().view(torch.int32)
+
+
+def trim(tau: Tensor, least: float) -> Tensor:
+    """The entries of at least this magnitude; the others become 0 (TIES, step 1)."""
+    return torch.where(tau.float().abs() >= least, tau, 0.0)
+
+
+def ties(base: Tensor, tensors: Sequence[Tensor], weights: Sequence[float], *, least: Sequence[float]) -> Tensor:
     """Trim each task vector, elect one sign a number, average those that agree (arXiv 2306.01708, algorithm 1).
 
     gamma = sgn(sum_i w_i tau_i); theta = theta_0 + (sum over {i: sgn tau_i = gamma} of w_i tau_i) / (sum of those w_i). With equal
     weights that is the paper's disjoint mean with lambda = 1.
 
     Args:
-        density: share of each tensor's entries that stay, 0 to 1; the paper keeps 0.2.
+        least: for each task vector the magnitude from which on its entries stay (`least_kept` over all its tensors); equal ones at
+            the edge all stay.
     """
-    taus = torch.stack([trim(tensor - base, density) for tensor in tensors])
+    taus = torch.stack([trim(tensor - base, bound) for tensor, bound in zip(tensors, least, strict=True)])
     shares = torch.tensor(list(weights), dtype=taus.dtype).view(-1, *[1] * base.dim())
     elected = (shares * taus).sum(0).sign()
     agrees = (taus.sign() == elected) & (elected != 0)
@@ -126,16 +151,23 @@ def check(method: str, weights: Sequence[float], density: float) -> None:
 
 
 def blend(  # noqa: PLR0913
-    method: str, base: Tensor | None, tensors: Sequence[Tensor], weights: Sequence[float], *, density: float, seed: int
+    method: str,
+    base: Tensor | None,
+    tensors: Sequence[Tensor],
+    weights: Sequence[float],
+    *,
+    density: float,
+    seed: int,
+    least: Sequence[float] = (),
 ) -> Tensor:
-    """One tensor by the method's name; SLERP's t is the second weight's share of both."""
+    """One tensor by the method's name; SLERP's t is the second weight's share of both, `least` what TIES keeps of each."""
     if method == "slerp":
         return slerp(tensors[0], tensors[1], weights[1] / sum(weights))
     if method == "linear":
         return linear(tensors, weights)
     assert base is not None
     if method == "ties":
-        return ties(base, tensors, weights, density=density)
+        return ties(base, tensors, weights, least=least)
     if method == "dare":
         return dare(base, tensors, weights, density=density, seed=seed)
     return task_arithmetic(base, tensors, weights)

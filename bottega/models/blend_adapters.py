@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bottega.core.errors import Mismatch, UserError
 from bottega.models import safety
-from bottega.models.blend import blend, check
+from bottega.models.blend import blend, check, least_kept
 from bottega.models.tensorfiles import TensorFiles
 
 WEIGHTS = "adapter_model.safetensors"
@@ -116,6 +116,7 @@ def combine(
         raise UserError(f"rank {rank} is outside 1 to {MAX_RANK}; leave it out for the sum of the ranks")
     tensors: dict[str, Tensor] = {}
     lost = whole = 0.0
+    least = [least_kept(_deltas(one), density) for one in adapters] if method == "ties" else ()
     names = sorted({name for one in adapters for name in one.layers})
     for number, name in enumerate(names):
         mine = [(one.layers[name], weight) for one, weight in zip(adapters, weights) if name in one.layers]
@@ -127,7 +128,7 @@ def combine(
             up = torch.cat([weight * up for (_, up), weight in mine], 1)
             down, up = _padded(down, up, rank)
         else:
-            delta = _delta(adapters, name, method, weights, density=density, seed=seed + number)
+            delta = _delta(adapters, name, method, weights, density=density, seed=seed + number, least=least)
             down, up, kept, total = cut(delta, rank)
             lost, whole = lost + total - kept, whole + total
         tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = down.contiguous(), up.contiguous()
@@ -173,7 +174,14 @@ def _padded(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _delta(
-    adapters: Sequence[Factors], name: str, method: str, weights: Sequence[float], *, density: float, seed: int
+    adapters: Sequence[Factors],
+    name: str,
+    method: str,
+    weights: Sequence[float],
+    *,
+    density: float,
+    seed: int,
+    least: Sequence[float],
 ) -> Tensor:
     down, up = next(one.layers[name] for one in adapters if name in one.layers)
     nothing = torch.zeros(up.shape[0], down.shape[1])
@@ -181,7 +189,12 @@ def _delta(
     for one in adapters:
         factors = one.layers.get(name)
         deltas.append(nothing if factors is None else factors[1] @ factors[0])
-    return blend(method, nothing, deltas, weights, density=density, seed=seed)
+    return blend(method, nothing, deltas, weights, density=density, seed=seed, least=least)
+
+
+def _deltas(adapter: Factors) -> Callable[[], Iterator[Tensor]]:
+    """What an adapter adds, layer by layer."""
+    return lambda: (up @ down for down, up in adapter.layers.values())
 
 
 def cut(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, float, float]:

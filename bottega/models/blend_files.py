@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bottega.core.errors import Mismatch
 from bottega.models import safety
-from bottega.models.blend import blend, check
+from bottega.models.blend import blend, check, least_kept
 from bottega.models.tensorfiles import DTYPES, TensorFiles
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -68,11 +68,25 @@ def merge_files(
     models, start = (opened[:-1], opened[-1]) if base is not None else (opened, None)
     try:
         shapes = _shared(opened, [*folders, *([base] if base is not None else [])])
+        least = [least_kept(_task_vector(one, start), density) for one in models] if method == "ties" and start else ()
         write_tensors(
             Path(out) / "model.safetensors",
             shapes,
             (
-                (name, _one(name, dtype, models, start, method=method, weights=weights, density=density, seed=seed))
+                (
+                    name,
+                    _one(
+                        name,
+                        dtype,
+                        models,
+                        start,
+                        method=method,
+                        weights=weights,
+                        density=density,
+                        seed=seed,
+                        least=least,
+                    ),
+                )
                 for name, (dtype, _) in shapes.items()
             ),
         )
@@ -109,6 +123,7 @@ def _one(  # noqa: PLR0913
     weights: Sequence[float],
     density: float,
     seed: int,
+    least: Sequence[float],
 ) -> Tensor:
     read = [files.read(name) for files in models]
     if not read[0].dtype.is_floating_point:
@@ -118,4 +133,17 @@ def _one(  # noqa: PLR0913
     work = torch.float64 if dtype == torch.float64 else torch.float32
     own = None if start is None else start.read(name).to(work)
     place = seed ^ zlib.crc32(name.encode())  # every tensor its own mask, the same in every run
-    return blend(method, own, [t.to(work) for t in read], weights, density=density, seed=place).to(dtype)
+    return blend(method, own, [t.to(work) for t in read], weights, density=density, seed=place, least=least).to(dtype)
+
+
+def _task_vector(model: TensorFiles, start: TensorFiles) -> Callable[[], Iterator[Tensor]]:
+    """What tuning added, tensor by tensor."""
+
+    def chunks() -> Iterator[Tensor]:
+        for name in model:
+            tensor = model.read(name)
+            if tensor.dtype.is_floating_point:
+                work = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+                yield tensor.to(work) - start.read(name).to(work)
+
+    return chunks

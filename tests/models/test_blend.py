@@ -5,6 +5,9 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from bottega.core.errors import Mismatch, Unsafe, UserError
 from bottega.models import blend, spec
@@ -42,11 +45,41 @@ def test_ties_trims_elects_and_averages_what_agrees():
     With weights (3, 1) the second sum is -6 + 4 = -2: -, so -2; the first (9 + 1) / 4 = 2.5.
     """
     one, two, zero = t(3.0, -2.0, 1.0, 0.1), t(1.0, 4.0, -0.2, 2.0), torch.zeros(4)
-    assert blend.ties(zero, [one, two], [1.0, 1.0], density=0.75).tolist() == [2.0, 4.0, 1.0, 2.0]
-    assert blend.ties(zero, [one, two], [3.0, 1.0], density=0.75).tolist() == [2.5, -2.0, 1.0, 2.0]
-    assert blend.ties(zero + 5, [one + 5, one + 5], [1.0, 1.0], density=1.0).tolist() == (one + 5).tolist()
-    opposite = blend.ties(zero, [one, -one], [1.0, 1.0], density=1.0)
+    least = [blend.least_kept(lambda one=one: [one], 0.75) for one in (one, two)]
+    assert least == [1.0, 1.0]
+    assert blend.ties(zero, [one, two], [1.0, 1.0], least=least).tolist() == [2.0, 4.0, 1.0, 2.0]
+    assert blend.ties(zero, [one, two], [3.0, 1.0], least=least).tolist() == [2.5, -2.0, 1.0, 2.0]
+    assert blend.ties(zero + 5, [one + 5, one + 5], [1.0, 1.0], least=[0.0, 0.0]).tolist() == (one + 5).tolist()
+    opposite = blend.ties(zero, [one, -one], [1.0, 1.0], least=[0.0, 0.0])
     assert opposite.tolist() == [0.0] * 4  # no sign wins
+
+
+@given(st.integers(0, 2**31), st.floats(1e-6, 1.0), st.integers(1, 4))
+def test_what_ties_keeps_is_the_largest_share_of_the_whole_vector_exactly(seed, density, parts):
+    """Against a sort of all entries together, over tensors of different size and scale, equal magnitudes and zeros among them."""
+    torch.manual_seed(seed)
+    tensors = [torch.randn(7 * 3**n) * 10.0 ** (3 * n - 4) for n in range(parts)]
+    tensors[0][::2] = tensors[0][0].abs() * (-1) ** (seed % 2)
+    tensors[-1][: len(tensors[-1]) // 3] = 0.0
+    whole = torch.cat(tensors).abs().sort(descending=True).values
+    keep = max(1, round(density * len(whole)))
+    least = blend.least_kept(lambda: tensors, density)
+    assert least == (0.0 if keep >= len(whole) else float(whole[keep - 1]))
+    kept = sum(int((blend.trim(one, least) != 0).sum()) for one in tensors)
+    assert kept == int(((whole >= least) & (whole > 0)).sum())
+
+
+def test_ties_merges_files_and_adapters_over_the_whole_vector(tmp_path):
+    """One tensor moved a lot, the other a little: at density 1/2 the whole vector keeps the first alone."""
+    base = {"a": torch.zeros(4), "b": torch.zeros(4)}
+    tuned = {"a": t(4.0, 5.0, 6.0, 7.0), "b": t(0.1, 0.2, 0.3, 0.4)}
+    for name, tensors in (("base", base), ("one", tuned)):
+        (tmp_path / name).mkdir()
+        save_file(tensors, tmp_path / name / "model.safetensors")
+    (tmp_path / "out").mkdir()
+    merge_files([tmp_path / "one"], tmp_path / "out", method="ties", weights=[1.0], base=tmp_path / "base", density=0.5)
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(found["a"], tuned["a"]) and torch.equal(found["b"], base["b"])
 
 
 def test_dare_keeps_or_drops_and_rescales_and_its_mean_is_the_task_vector():
@@ -154,9 +187,10 @@ def test_the_other_methods_act_on_what_adapters_add(adapters, tmp_path, name):
     base, a, b = adapters
     combine([a, b], tmp_path / name, weights=[1.0, 1.0], method=name, rank=32, density=0.5, base=str(base))
     one, two, got = deltas(a), deltas(b), deltas(tmp_path / name)
+    least = [blend.least_kept(lambda side=side: side.values(), 0.5) for side in (one, two)]
     for number, (layer, delta) in enumerate(sorted(got.items())):
         x, y, zero = one[layer], two.get(layer, torch.zeros_like(delta)), torch.zeros_like(delta)
-        wanted = blend.blend(name, zero, [x, y], [1.0, 1.0], density=0.5, seed=number)
+        wanted = blend.blend(name, zero, [x, y], [1.0, 1.0], density=0.5, seed=number, least=least)
         assert torch.allclose(delta, wanted, atol=1e-4), layer
     assert load(tmp_path / name).attached is not None
 
