@@ -16,7 +16,7 @@ from bottega.models.place import choose_for, count
 from bottega.models.score import Scorer
 from bottega.models.stream import is_streamed
 from bottega.train import checkpoint, settings
-from bottega.workshop import use
+from bottega.workshop import evaluating, use
 from bottega.workshop.predict import embed
 from bottega.workshop.stages import run
 from tests.device import standin
@@ -215,7 +215,7 @@ def test_generate_eval_and_embed_run_where_they_are_told(device, made, tmp_path)
     rows = jsonl(tmp_path / "rows.jsonl", [{"prompt": f"{i} plus 1?", "answer": str(i + 1)} for i in range(4)])
     texts = jsonl(tmp_path / "texts.jsonl", [{"text": prompt * 3} for prompt in prompts])
     tasks = [f"answers={rows}", f"perplexity={texts}"]
-    scores = [use.evaluate(model, tasks, device=one, quiet=True).to_json()["scores"] for one in (device, "cpu")]
+    scores = [evaluating.evaluate(model, tasks, device=one, quiet=True).to_json()["scores"] for one in (device, "cpu")]
     assert [s["value"] for s in scores[0]] == pytest.approx([s["value"] for s in scores[1]], rel=1e-5)
     vectors = [embed(model, prompts, device=one, quiet=True)["vectors"] for one in (device, "cpu")]
     assert torch.allclose(*map(torch.tensor, vectors), atol=1e-5)

@@ -13,7 +13,7 @@ from bottega.core import rundir
 from bottega.core.errors import CheckFailed
 from bottega.models.load import load, load_weights
 from bottega.models.methods import method
-from bottega.workshop import merging, use
+from bottega.workshop import evaluating, merging, use
 from tests.models.test_lora import logits, stir
 from tests.models.tiny import tiny_model
 from tests.workshop.made import jsonl
@@ -104,7 +104,7 @@ def test_two_models_and_two_scorecards_are_compared_alike(here, tmp_path, capsys
     assert door("compare", here / "base", here / "a", "--tasks", task, "--json", "--quiet") == 0
     direct = json.loads(capsys.readouterr().out)
     for name in ("base", "a"):
-        use.evaluate(str(here / name), [task], out=str(tmp_path / f"{name}.json"), quiet=True)
+        evaluating.evaluate(str(here / name), [task], out=str(tmp_path / f"{name}.json"), quiet=True)
     assert door("compare", tmp_path / "base.json", tmp_path / "a.json", "--json") == 0
     assert json.loads(capsys.readouterr().out) == direct
     one = direct["tasks"][0]

@@ -10,7 +10,7 @@ import torch
 from bottega import cli
 from bottega.core import rundir
 from bottega.core.errors import Unsafe, UserError
-from bottega.workshop import recipe, use
+from bottega.workshop import evaluating, recipe, use
 from bottega.workshop.stages import run
 from tests.models.tiny import tiny_model
 from tests.workshop.made import chat, jsonl
@@ -111,8 +111,8 @@ def test_eval_and_chat_take_weights_too(folder, tmp_path, capsys, monkeypatch):
     data = jsonl(tmp_path / "qa.jsonl", [{"prompt": "What is 1 plus 1?", "answer": "It is 2."}])
     task = tmp_path / "t.yaml"
     task.write_text(f"name: sums\ndata: {data}\nkind: perplexity\n")
-    plain = use.evaluate(str(folder / "model"), [str(task)], quiet=True).to_json()
-    assert use.evaluate(str(folder / "model"), [str(task)], weights="stream").to_json() == plain
+    plain = evaluating.evaluate(str(folder / "model"), [str(task)], quiet=True).to_json()
+    assert evaluating.evaluate(str(folder / "model"), [str(task)], weights="stream").to_json() == plain
     assert "full weights, layers streamed from disk; " in capsys.readouterr().err
     lines = iter(["Hello\n", "/exit\n"])
     monkeypatch.setattr("sys.stdin", type("In", (), {"isatty": lambda s: False, "readline": lambda s: next(lines)})())
