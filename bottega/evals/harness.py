@@ -1,7 +1,8 @@
 """Task files of lm-evaluation-harness, InstructLab's among them, read as they are: data in local files, prompts in Jinja.
 
 Left out: data sets of the Hub (name a local file: NAME=FILE), filters, groups of tasks, and Python in a task (`!function`), which the
-reader of YAML refuses. A template of such a file is a stranger's, and renders in the worker of core/templates.py.
+reader of YAML refuses. Worked examples (num_fewshot) come from the task's other items. A template of such a file is a stranger's, and
+renders in the worker of core/templates.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from bottega.core.config import load_yaml
 from bottega.core.errors import UserError
 from bottega.core.templates import Refused, render_many
-from bottega.data import sources
+from bottega.evals.rows import records
 
 MAX_INCLUDES = 8
 METRICS = {
@@ -50,15 +51,18 @@ def fields_of(plain: Mapping[str, Any], path: Path, data: Sequence[str] = ()) ->
     asked = str(whole.get("output_type", ""))
     if asked not in KINDS:
         raise UserError(f"{path}: output_type is {asked!r}; this version reads {', '.join(KINDS)}")
-    records = _records(list(data) or _files(whole, path), name)
-    texts = _rendered(whole, "doc_to_text", records, path) if asked != "loglikelihood_rolling" else [""] * len(records)
-    common = {"name": name, "kind": KINDS[asked], "description": str(whole.get("description", "") or "")[:200]}
-    common |= {"delimiter": str(whole.get("target_delimiter", " "))}
-    front = common.pop("description") if asked == "multiple_choice" else ""
+    found = _records(list(data) or _files(whole, path), name)
+    front, shots = str(whole.get("description") or ""), int(whole.get("num_fewshot") or 0)
+    if front and shots:
+        raise UserError(
+            f"{path}: a description in front of {shots} worked examples is not read here; leave one of the two out"
+        )
+    texts = [""] * len(found) if asked == "loglikelihood_rolling" else _rendered(whole, "doc_to_text", found, path)
     texts = [front + text for text in texts]
+    common = {"name": name, "kind": KINDS[asked], "shots": shots, "delimiter": str(whole.get("target_delimiter", " "))}
     if asked == "multiple_choice":
-        return common | _choices(whole, records, texts, path)
-    targets = _rendered(whole, "doc_to_target", records, path)
+        return common | _choices(whole, found, texts, path)
+    targets = _rendered(whole, "doc_to_target", found, path)
     rows = tuple({"prompt": text, "answer": target} for text, target in zip(texts, targets, strict=True))
     more: dict[str, Any] = {"rows": rows, "metric": _metric(whole, asked, path)}
     if asked == "generate_until":
@@ -93,7 +97,7 @@ def _choices(
             raise UserError(
                 f"{path}: the target {target[:60]!r} of record {number + 1} is none of its {len(names)} choices"
             )
-        rows.append({"query": text, "choices": names, "gold": gold})
+        rows.append({"query": text, "choices": names, "gold": gold, "answer": names[gold]})
     guess = 1 / len(names)
     metric = _metric(whole, "multiple_choice", path)
     return {"rows": tuple(rows), "prompt": "{{ query }}", "metric": metric, "random": guess}
@@ -147,11 +151,7 @@ def _files(whole: Mapping[str, Any], path: Path) -> list[str]:
 
 
 def _records(files: Sequence[str], name: str) -> list[dict[str, Any]]:
-    found = []
-    for _, record in sources.read(files):
-        if isinstance(record, sources.Problem):
-            raise UserError(f"{record}: correct the row, a benchmark is read whole")
-        found.append(record)
+    found = list(records(files))
     if not found:
         raise UserError(f"task {name} has 0 items: add rows to its data")
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bottega.core.errors import UserError
-from bottega.data import sources
+from bottega.evals.rows import located
 
 
 def records(files: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -25,7 +25,7 @@ def records(files: Sequence[str]) -> Iterator[dict[str, Any]]:
     for file in files:
         path = Path(file) / "question.jsonl" if Path(file).is_dir() else Path(file)
         known = _references(sorted((path.parent / "reference_answer").glob("*.jsonl")))
-        for where, row in _rows(path):
+        for where, row in located([str(path)]):
             turns = row.get("turns")
             if "question_id" not in row or not isinstance(turns, list) or not turns:
                 raise UserError(
@@ -39,16 +39,9 @@ def records(files: Sequence[str]) -> Iterator[dict[str, Any]]:
 def _references(files: Sequence[Path]) -> dict[Any, list[str]]:
     found: dict[Any, list[str]] = {}
     for file in files:
-        for where, row in _rows(file):
+        for where, row in located([str(file)]):
             try:
                 found[row["question_id"]] = [str(turn) for turn in row["choices"][0]["turns"]]
             except (KeyError, IndexError, TypeError):
                 raise UserError(f"{where} has no question_id with choices[0].turns: correct the row") from None
     return found
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for where, record in sources.read([str(path)]):
-        if isinstance(record, sources.Problem):
-            raise UserError(f"{record}: correct the row, a benchmark is read whole")
-        yield str(where), record

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from bottega.core.config import build, closest, load_yaml, option
 from bottega.core.errors import UserError
 from bottega.data import sources
 from bottega.evals import harness, mt_bench
+from bottega.evals.rows import records
 
 FOLDER = Path(__file__).parent / "tasks"
 
@@ -163,7 +164,7 @@ def icl_task(path: Path) -> Task:
     Raises:
         UserError: the file is not there, or its columns are none that we know.
     """
-    first = next(iter(_records((str(path),))), {})
+    first = next(records((str(path),)), {})
     names = set(first)
     common: dict[str, Any] = {"name": path.stem, "data": (str(path),)}
     if {"query", "choices", "gold"} <= names:
@@ -187,14 +188,7 @@ def icl_task(path: Path) -> Task:
     )
 
 
-def _records(files: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for _, record in sources.read(files):
-        if isinstance(record, sources.Problem):
-            raise UserError(f"{record}: correct the row, a benchmark is read whole")
-        yield record
-
-
-READERS: dict[str, Callable[[Sequence[str]], Iterable[dict[str, Any]]]] = {"": _records, "mt_bench": mt_bench.records}
+READERS: dict[str, Callable[[Sequence[str]], Iterable[dict[str, Any]]]] = {"": records, "mt_bench": mt_bench.records}
 
 
 def items(task: Task, *, seed: int, limit: int | None = None) -> list[Item]:
@@ -206,25 +200,23 @@ def items(task: Task, *, seed: int, limit: int | None = None) -> list[Item]:
     """
     files = (task.data,) if isinstance(task.data, str) else task.data
     read = READERS[task.reader]
-    records = [*task.rows, *(read(files) if files else ())]
-    if not records:
+    found = [*task.rows, *(read(files) if files else ())]
+    if not found:
         raise UserError(f"task {task.name} has 0 items: add rows to its data")
     seen: dict[str, int] = {}
     keys = []
-    for record in records:
+    for record in found:
         digest = hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()[:16]
         seen[digest] = seen.get(digest, -1) + 1
         keys.append(digest + (f"#{seen[digest]}" if seen[digest] else ""))
     limits = [one for one in (task.limit, limit) if one is not None]
     rng = np.random.default_rng(seed)
-    chosen = list(range(len(records)))
-    if limits and min(limits) < len(records):
-        chosen = sorted(rng.permutation(len(records))[: min(limits)].tolist())
-    if task.shots >= len(records):
-        raise UserError(
-            f"task {task.name} wants {task.shots} shots of {len(records)} items: lower `shots`, or add rows"
-        )
-    return [Item(key=keys[at], record=records[at], shots=_shots(task, records, at, rng)) for at in chosen]
+    chosen = list(range(len(found)))
+    if limits and min(limits) < len(found):
+        chosen = sorted(rng.permutation(len(found))[: min(limits)].tolist())
+    if task.shots >= len(found):
+        raise UserError(f"task {task.name} wants {task.shots} shots of {len(found)} items: lower `shots`, or add rows")
+    return [Item(key=keys[at], record=found[at], shots=_shots(task, found, at, rng)) for at in chosen]
 
 
 def _shots(

@@ -56,8 +56,8 @@ def test_templates_render_in_the_sandbox_and_targets_may_be_places_or_texts(mine
     task = load_task(mine)
     assert task.metric == "accuracy_per_character"
     assert [one.record for one in items(task, seed=0)] == [
-        {"query": "Of Italy?\n1. Rome\n2. Oslo\nAnswer:", "choices": ["Rome", "Oslo"], "gold": 0},
-        {"query": "Of Norway?\n1. Rome\n2. Oslo\nAnswer:", "choices": ["Rome", "Oslo"], "gold": 1},
+        {"query": "Of Italy?\n1. Rome\n2. Oslo\nAnswer:", "choices": ["Rome", "Oslo"], "gold": 0, "answer": "Rome"},
+        {"query": "Of Norway?\n1. Rome\n2. Oslo\nAnswer:", "choices": ["Rome", "Oslo"], "gold": 1, "answer": "Oslo"},
     ]
 
 
@@ -82,6 +82,25 @@ def test_generation_and_perplexity_tasks_are_read_too(mine, tmp_path):
         "",
         "Of Norway?",
     )
+
+
+def test_worked_examples_and_a_description_stand_in_front(mine):
+    mine.write_text(MINE + "num_fewshot: 1\n")
+    task = load_task(mine)
+    first = items(task, seed=0)[0]
+    assert task.shots == 1 and first.shots[0]["answer"] == "Oslo"
+    score = evaluate(*parts(), [task]).scores[0]
+    assert score.n == 2
+    mine.write_text(MINE + "description: 'Capitals.\\n'\n")
+    assert items(load_task(mine), seed=0)[0].record["query"].startswith("Capitals.")
+    mine.write_text(MINE + "description: Capitals\nnum_fewshot: 2\n")
+    with pytest.raises(UserError, match="a description in front of 2 worked examples is not read here"):
+        load_task(mine)
+
+
+def parts():
+    tiny = load("garzone")
+    return tiny.model, tiny.tokenizer
 
 
 @pytest.mark.parametrize(
