@@ -51,7 +51,10 @@ def answering(
     alone = {"seconds": 0.0, "tokens": 0}
 
     def answer(prompts: Sequence[Sequence[int]], **options: Any) -> list[Reply]:
-        if not alone["tokens"]:  # the first prompt is answered without help too, to compare
+        if not alone[
+            "tokens"
+        ]:  # the first prompt is answered without help too, to compare; what is done once comes before it
+            generator.sample(prompts[:1], **(options | {"n": 1, "max_tokens": 1}))
             began = time.perf_counter()
             first = generator.sample(prompts[:1], **(options | {"n": 1}))
             alone["seconds"], alone["tokens"] = time.perf_counter() - began, len(first[0].ids)
