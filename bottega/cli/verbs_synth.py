@@ -163,6 +163,7 @@ def lab_example_command(out: str, as_json: bool, **options: Any) -> int:
 @click.option(
     "--judge", default="", metavar="MODEL", help="Rates answers to the held-out seeds; default: words in common."
 )
+@click.option("--judge-key-env", default="", metavar="VARIABLE", help="The variable with the judge's key.")
 @click.option("--choose", metavar="METRIC", help="Choose each phase's checkpoint by this metric of the held-out seeds.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @json_flag

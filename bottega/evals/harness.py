@@ -1,8 +1,8 @@
 """Task files of lm-evaluation-harness, InstructLab's among them, read as they are: data in local files, prompts in Jinja.
 
-Left out: data sets of the Hub (name a local file: NAME=FILE), filters, groups of tasks, and Python in a task (`!function`), which the
-reader of YAML refuses. Worked examples (num_fewshot) come from the task's other items. A template of such a file is a stranger's, and
-renders in the worker of core/templates.py.
+Left out: data sets of the Hub (name a local file: NAME=FILE), filters, sampling, groups of tasks, and Python in a task (`!function`,
+which the reader of YAML refuses). A key that would change the score and is not read here is refused. Worked examples (num_fewshot) come
+from the task's other items. A template of such a file is a stranger's, and renders in the worker of core/templates.py.
 """
 
 from __future__ import annotations
@@ -17,13 +17,24 @@ from bottega.core.templates import Refused, render_many
 from bottega.evals.rows import records
 
 MAX_INCLUDES = 8
-METRICS = {
+METRICS: dict[str, dict[str, Any]] = {
     "multiple_choice": {"acc": "accuracy", "acc_norm": "accuracy_per_character", "acc_bytes": "accuracy_per_byte"},
-    "generate_until": {"exact_match": "exact"},
+    "generate_until": {"exact_match": {"name": "exact", "normal": False}},
     "loglikelihood": {"acc": "accuracy"},
-    "loglikelihood_rolling": {"word_perplexity": "", "byte_perplexity": "", "bits_per_byte": "bits_per_byte"},
-}
+    "loglikelihood_rolling": {"bits_per_byte": "bits_per_byte"},
+}  # fmt: skip
 """What we compute for the first metric of a task that we know, by its output type."""
+READ = {
+    "task", "include", "output_type", "dataset_path", "dataset_kwargs", "test_split", "validation_split", "doc_to_text",
+    "doc_to_target", "doc_to_choice", "description", "num_fewshot", "target_delimiter", "metric_list", "generation_kwargs",
+}  # fmt: skip
+HARMLESS = {
+    "dataset_name", "training_split", "fewshot_split", "group", "tag", "task_alias", "metadata", "should_decontaminate",
+    "doc_to_decontamination_query",
+}  # fmt: skip
+"""Keys that change no score of a local file."""
+ASKED = {"until", "max_gen_toks", "do_sample", "temperature"}
+"""Of generation_kwargs; replies are greedy."""
 KINDS = {
     "multiple_choice": "multiple_choice", "generate_until": "generation", "loglikelihood": "continuation",
     "loglikelihood_rolling": "perplexity",
@@ -51,11 +62,12 @@ def fields_of(plain: Mapping[str, Any], path: Path, data: Sequence[str] = ()) ->
     asked = str(whole.get("output_type", ""))
     if asked not in KINDS:
         raise UserError(f"{path}: output_type is {asked!r}; this version reads {', '.join(KINDS)}")
+    _refuse(whole, path)
     found = _records(list(data) or _files(whole, path), name)
     front, shots = str(whole.get("description") or ""), int(whole.get("num_fewshot") or 0)
-    if front and shots:
+    if front and (shots or asked == "loglikelihood_rolling"):
         raise UserError(
-            f"{path}: a description in front of {shots} worked examples is not read here; leave one of the two out"
+            f"{path}: a description is not read in front of worked examples or of texts that are only scored; leave it out"
         )
     texts = [""] * len(found) if asked == "loglikelihood_rolling" else _rendered(whole, "doc_to_text", found, path)
     texts = [front + text for text in texts]
@@ -75,6 +87,26 @@ def fields_of(plain: Mapping[str, Any], path: Path, data: Sequence[str] = ()) ->
     if asked == "loglikelihood_rolling":
         more["prompt"] = ""
     return common | more
+
+
+def _refuse(whole: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError for what would change the score and is not read."""
+    how = whole.get("generation_kwargs") or {}
+    odd = sorted(set(whole) - READ - HARMLESS) + [f"generation_kwargs.{key}" for key in sorted(set(how) - ASKED)]
+    if odd:
+        raise UserError(
+            f"{path}: {', '.join(odd)} would change the score, and this version does not read it: take it out, or score elsewhere"
+        )
+    if how.get("do_sample") or float(how.get("temperature") or 0) > 0:
+        raise UserError(
+            f"{path}: generation_kwargs ask for drawn replies, and replies are greedy here: take do_sample and temperature out"
+        )
+    for one in whole.get("metric_list") or ():
+        more = sorted(set(one) - {"metric", "aggregation", "higher_is_better"}) if isinstance(one, dict) else []
+        if more:
+            raise UserError(
+                f"{path}: the metric {one.get('metric')} has {', '.join(more)}, which this version does not read: take it out"
+            )
 
 
 def _choices(
@@ -103,17 +135,16 @@ def _choices(
     return {"rows": tuple(rows), "prompt": "{{ query }}", "metric": metric, "random": guess}
 
 
-def _metric(whole: Mapping[str, Any], asked: str, path: Path) -> str:
+def _metric(whole: Mapping[str, Any], asked: str, path: Path) -> str | dict[str, Any]:
     known = METRICS[asked]
-    listed = [one.get("metric") if isinstance(one, dict) else one for one in whole.get("metric_list") or ()]
+    listed = [str(one.get("metric") if isinstance(one, dict) else one) for one in whole.get("metric_list") or ()]
     if not listed:
-        return next(iter(known.values()))
+        listed = [next(iter(known))]
     for name in listed:
         if name in known:
-            return known[name]
-    raise UserError(
-        f"{path}: of the metrics {', '.join(map(str, listed))} this version knows none; it knows {', '.join(known)}"
-    )
+            found: str | dict[str, Any] = known[name]
+            return found
+    raise UserError(f"{path}: of the metrics {', '.join(listed)} this version knows none; it knows {', '.join(known)}")
 
 
 def _included(plain: Mapping[str, Any], path: Path, left: int) -> dict[str, Any]:

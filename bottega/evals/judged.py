@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from bottega.core.errors import UserError
@@ -25,10 +25,27 @@ LEAST_GAP = 0.25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judge:
-    """Who rates: a model that can be asked, and its name."""
+    """Who rates: a model that can be asked, and its name. said: its words for every text that it was asked about, in every task."""
 
     asked: Asked
     name: str
+    said: dict[tuple[str, int], str] = field(default_factory=dict)
+
+
+def need(tasks: Sequence[Task], judge: str) -> bool:
+    """Whether one of the tasks is judged.
+
+    Raises:
+        UserError: it is, and no judge is named, or one is named that has nothing to judge.
+    """
+    wanted = [task.name for task in tasks if task.kind == "judged"]
+    if wanted and not judge:
+        raise UserError(
+            f"task {wanted[0]} is judged by a model: name one, --judge MODEL of eval and compare, evaluate.judge of a recipe"
+        )
+    if judge and not wanted:
+        raise UserError(f"the judge {judge} has nothing to judge: no task is of kind judged, such as mt_bench")
+    return bool(wanted)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +87,6 @@ def judged(asked: Asked, task: Task, items: Sequence[Item], judge: Judge) -> tup
     Raises:
         UserError: the judge said nothing clear about any item.
     """
-    if task.shots or task.messages:
-        raise UserError(
-            f"task {task.name} is judged, which takes neither shots nor messages: write `prompt` or `turns`"
-        )
     talks = [_Talk(item, _questions(task, item), []) for item in items]
     for at in range(max(len(talk.asked) for talk in talks)):
         open_ones = [talk for talk in talks if at < len(talk.asked)]
@@ -133,11 +146,15 @@ def _prompt(asked: Asked, task: Task, talk: _Talk, at: int) -> Any:
     return asked.chat([*turns, Turn(role="user", content=talk.asked[at])])
 
 
-def _asked_about(task: Task, talk: _Talk, at: int, reply: str, *, truth: bool = True) -> str:
+def _asked_about(task: Task, talk: _Talk, at: int, reply: str) -> str:
     """What the judge is asked about one reply; earlier turns are shown as the candidate wrote them."""
-    truths = _truths(task, talk.item) if truth else []
+    truths = _truths(task, talk.item)
     known = truths[at] if at < len(truths) else ""
-    rubric = task.rubric_with_answer if known and task.rubric_with_answer else task.rubric or task.rubric_with_answer
+    rubric = task.rubric_with_answer if known and task.rubric_with_answer else task.rubric
+    if not rubric:
+        raise UserError(
+            f"item {talk.item.key} of task {task.name} has no {task.answer}, and the rubric compares with one: add it"
+        )
     lines = [f"User: {q}\n\nAssistant: {said.text}" for q, said in zip(talk.asked[:at], talk.said)]
     values = {
         "question": talk.asked[at],
@@ -152,10 +169,11 @@ def _asked_about(task: Task, talk: _Talk, at: int, reply: str, *, truth: bool = 
 
 def _verdicts(judge: Judge, task: Task, questions: Sequence[str]) -> list[tuple[float | None, str]]:
     """The rating and the words of the judge for each text; a text is asked about once."""
-    different = list(dict.fromkeys(questions))
-    prompts = [judge.asked.chat([Turn(role="user", content=text)]) for text in different]
-    replies = judge.asked.replies(prompts, max_tokens=task.judge_tokens, stop=(), chat=True, fit="skip")
-    words = {text: reply.text for text, reply in zip(different, replies, strict=True)}
+    new = [text for text in dict.fromkeys(questions) if (text, task.judge_tokens) not in judge.said]
+    prompts = [judge.asked.chat([Turn(role="user", content=text)]) for text in new]
+    replies = judge.asked.replies(prompts, max_tokens=task.judge_tokens, stop=(), chat=True, fit="skip") if new else []
+    judge.said.update({(text, task.judge_tokens): reply.text for text, reply in zip(new, replies, strict=True)})
+    words = {text: judge.said[text, task.judge_tokens] for text in questions}
     return [(rating(words[text], low=task.low, high=task.high), words[text]) for text in questions]
 
 
@@ -187,15 +205,7 @@ def _controlled(judge: Judge, task: Task, talks: Sequence[_Talk], known: Verdict
         shown = [_asked_about(task, talk, 0, reply) for (talk, _, _), reply in zip(pairs, replies)]
         sides.append([value for value, _ in _verdicts(judge, task, shown) if value is not None])
     good, bad = (statistics.fmean(values) if values else None for values in sides)
-    return Verdicts(
-        judge=known.judge,
-        low=known.low,
-        high=known.high,
-        unjudged=known.unjudged,
-        good=good,
-        bad=bad,
-        controls=len(pairs),
-    )
+    return replace(known, good=good, bad=bad, controls=len(pairs))
 
 
 def by_turn(outcomes: Mapping[str, Outcome]) -> dict[int, dict[str, float]]:

@@ -18,7 +18,7 @@ from bottega.core.errors import UserError
 from bottega.core.types import Attached
 from bottega.data.chat import Template
 from bottega.evals.engine import Engine
-from bottega.evals.judged import Judge, Verdicts, by_turn, judged
+from bottega.evals.judged import Judge, Verdicts, by_turn, judged, need
 from bottega.evals.kinds import KINDS, REMOTE_KINDS, Outcome, metric_of
 from bottega.evals.remote import Remote
 from bottega.evals.tasks import Item, Task, column, items, load_task
@@ -177,15 +177,11 @@ def evaluate_with(
                 f"task {task.name} is of kind {task.kind}, which needs the log-probabilities of given texts, and an endpoint "
                 f"does not give them: choose tasks of kind {', '.join(REMOTE_KINDS)}, or name the model's folder"
             )
-        if task.kind == "judged" and judge is None:
-            raise UserError(
-                f"task {task.name} is judged by a model: name one, --judge MODEL (in a recipe, evaluate.judge)"
-            )
+    need(loaded, judge.name if judge else "")
     scores = []
     for task in loaded:
         questions = items(task, seed=seed, limit=limit)
-        if task.kind == "judged":
-            assert judge is not None, "refused above"
+        if judge is not None and task.kind == "judged":
             outcomes, verdicts = judged(asked, task, questions, judge)
             scores += _judged(task, questions, outcomes, verdicts, seed=seed)
         else:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from bottega.data import sources
 from bottega.evals import harness, mt_bench
 from bottega.evals.rows import records
 
+JUDGED = ("turns", "rubric", "rubric_with_answer", "low", "high", "judge_tokens")
+"""Fields of judged tasks alone."""
 FOLDER = Path(__file__).parent / "tasks"
 
 
@@ -141,9 +143,19 @@ def load_task(spec: str | Path) -> Task:
 
 
 def _check(task: Task) -> None:
-    """Raises UserError where a judged task cannot be judged."""
+    """Raises UserError where a judged task cannot be judged, or another is told what a judge is to do."""
+    own = {field.name: field.default for field in fields(Task) if field.name in JUDGED}
+    given = [name for name, usual in own.items() if getattr(task, name) != usual]
     if task.kind != "judged":
+        if given:
+            raise UserError(
+                f"task {task.name} is of kind {task.kind}, which has no {given[0]}: take it out, or write kind: judged"
+            )
         return
+    if task.metric or task.shots or task.messages:
+        raise UserError(
+            f"task {task.name} is judged, which takes neither metric nor shots nor messages: write `rubric`, and `prompt` or `turns`"
+        )
     if not task.low < task.high:
         raise UserError(
             f"task {task.name} is rated from low {task.low:g} to high {task.high:g}: low must be below high"

@@ -88,6 +88,15 @@ def _share(answer: Answer, column: str, limits: sandbox.Limits) -> float:
     )
 
 
+def num_tests(tests: str) -> int:
+    """How many tests there are: asserts, and functions test_...
+
+    Raises:
+        UserError: they are no Python.
+    """
+    return sum(kind == "t" for kind, _ in _pieces(tests))
+
+
 def passed_share(code: str, tests: str, limits: sandbox.Limits) -> float:
     """The share of the tests (Python with asserts) that a program passes in the sandbox.
 

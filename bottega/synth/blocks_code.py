@@ -9,7 +9,7 @@ import asyncio
 
 from bottega.core.errors import UserError
 from bottega.grade import sandbox
-from bottega.grade.unit_tests import passed_share, program
+from bottega.grade.unit_tests import num_tests, passed_share, program
 from bottega.synth.blocks import Block, Context, Stream, column, text_of
 from bottega.synth.blocks_teacher import ordered
 from bottega.synth.pipeline_account import Row
@@ -34,8 +34,8 @@ def program_passes(*, code: str, tests: str, least: int = 2, seconds: float = 5.
         """Why the row goes, or nothing; the share of tests passed; the tests."""
         asked, written = program(text_of(column(row, tests))), program(text_of(column(row, code)))
         try:
-            if asked.count("assert ") < least:
-                return "too few tests", float(asked.count("assert ")), asked
+            if (count := num_tests(asked)) < least:
+                return "too few tests", float(count), asked
             if passed_share(NOTHING, asked, limits) > 0:
                 return "the tests pass without a program", None, asked
             share = passed_share(written, asked, limits)

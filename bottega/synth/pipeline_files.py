@@ -163,6 +163,16 @@ def held_rows(job: Job) -> Iterator[dict[str, Any]]:
             }
 
 
+def write_rejects(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows that went, if any did; a file of an earlier run does not stay."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    with Draft(path) as draft:
+        for row in rows:
+            draft.write(row)
+
+
 def remove_parts(out: Path) -> None:
     """The parts are not needed once the files stand."""
     shutil.rmtree(out / PARTS, ignore_errors=True)

@@ -27,16 +27,16 @@ def follows(flow: Flow) -> bool:
     return not any(stage.kind == "continue" for stage in flow.stages)
 
 
+def check_count(count: int) -> None:
+    """Raises UserError for more wordings than the flow asks for."""
+    if not 0 <= count <= MOST:
+        raise UserError(f"paraphrases is {count}, but must be from 0 to {MOST}; change it")
+
+
 async def paraphrased(
     jobs: Sequence[Job], asker: Any, count: int, *, rejected: Callable[[dict[str, Any]], None]
 ) -> tuple[list[Job], list[Account]]:
-    """The jobs with up to `count` other wordings of each held-out question, and an account each (of one that cannot be asked, none).
-
-    Raises:
-        UserError: more wordings than the flow asks for.
-    """
-    if not 0 <= count <= MOST:
-        raise UserError(f"paraphrases is {count}, but must be from 0 to {MOST}; change it")
+    """The jobs with up to `count` other wordings of each held-out question, and an account each (of one that cannot be asked, none)."""
     flow = read_flow("paraphrase", samples=MOST)
     places = asyncio.Semaphore(AT_ONCE)
 

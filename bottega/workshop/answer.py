@@ -51,9 +51,8 @@ def answering(
     alone = {"seconds": 0.0, "tokens": 0}
 
     def answer(prompts: Sequence[Sequence[int]], **options: Any) -> list[Reply]:
-        if not alone[
-            "tokens"
-        ]:  # the first prompt is answered without help too, to compare; what is done once comes before it
+        if not alone["tokens"]:
+            # the first prompt is answered without help too, to compare; what is done once comes before it
             generator.sample(prompts[:1], **(options | {"n": 1, "max_tokens": 1}))
             began = time.perf_counter()
             first = generator.sample(prompts[:1], **(options | {"n": 1}))

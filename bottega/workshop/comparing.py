@@ -50,6 +50,8 @@ def compare(
     """
     from bottega.evals import compare as pairs
 
+    if any(judging.values()) and all(_is_card(one) for one in (a, b)):
+        raise UserError(f"{a} and {b} are scorecards, which are compared as they are: leave --judge and --base out")
     judge_away = is_endpoint(judging.get("judge", ""))
     if not (is_endpoint(a) or is_endpoint(b) or judge_away):
         need_local(a, reach, answers)
@@ -66,11 +68,15 @@ def compare(
     return report
 
 
+def _is_card(model: str) -> bool:
+    return Path(model).suffix == ".json" and Path(model).is_file()
+
+
 def _card(model: str, tasks: Sequence[str], **how: Any) -> Scorecard:
     from bottega.evals.runner import Scorecard
     from bottega.workshop.evaluating import evaluate
 
-    if Path(model).suffix == ".json" and Path(model).is_file():
+    if _is_card(model):
         card = Scorecard.from_json(rundir.read_json(model))
         if not tasks:
             return card

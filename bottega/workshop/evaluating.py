@@ -6,8 +6,8 @@ Left out: scores themselves (the evals room), the model behind an endpoint (endp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,15 +63,9 @@ def score(
 
     need_writer(loaded)
     model = loaded.attached or loaded.model
-    how: dict[str, Any] = {
-        "seed": seed,
-        "limit": limit,
-        "template": template,
-        "name": name,
-        "judge": judge,
-        "told": told,
-    }
-    return measure(model, loaded.tokenizer, list(tasks), **how)
+    return measure(
+        model, loaded.tokenizer, list(tasks), seed=seed, limit=limit, template=template, name=name, judge=judge, told=told
+    )  # fmt: skip
 
 
 def evaluate(
@@ -102,9 +96,8 @@ def evaluate(
         UserError: a mistake in a task or its data; the model is not there. Unsafe: a pickle or a damaged file.
     """
     judging = Judging(**more)
-    loaded_tasks = [
-        read_task(task, judging.base) for task in tasks
-    ]  # mistakes come before the seconds that a model takes
+    # mistakes come before the seconds that loading a model takes
+    loaded_tasks = [read_task(task, judging.base) for task in tasks]
     if judging.base and not any(_is_taxonomy(task) for task in tasks):
         raise UserError(
             "--base is for seed questions of a taxonomy, and no task was given one: write seed_answers=TAXONOMY"
@@ -155,37 +148,29 @@ def open_judge(
     Raises:
         UserError: a judged task without a judge, a judge without a judged task, or one that cannot be opened.
     """
-    from bottega.evals.judged import Judge
+    from bottega.evals.engine import Engine
+    from bottega.evals.judged import Judge, need
     from bottega.evals.remote import Remote
 
-    needed = [task.name for task in wanted if task.kind == "judged"]
-    if not judging.judge and not needed:
+    name, key_env = judging.judge, judging.judge_key_env
+    if key_env and not endpoints.is_endpoint(name):
+        raise UserError(
+            f"the judge's key ({key_env}) is for an endpoint, and the judge is {name or 'not named'}: leave it out"
+        )
+    if not need(wanted, name):
         yield None
-        return
-    if not judging.judge:
-        raise UserError(f"task {needed[0]} is judged by a model: name one, --judge MODEL (in a recipe, evaluate.judge)")
-    if not needed:
-        raise UserError(f"--judge {judging.judge} has nothing to judge: no task is of kind judged, such as mt_bench")
-    if endpoints.is_endpoint(judging.judge):
-        way = replace(reach or endpoints.Reach(), key_env=judging.judge_key_env, stream=False)
-        endpoints.opened(judging.judge, way)  # what is wrong with the address is said now
-        kept = Journal(answers) if answers is not None else None
-        try:
-            far = Remote(opened=lambda raw: endpoints.opened(judging.judge, way, raw=raw), answers=kept)
-            yield Judge(asked=far, name=judging.judge)
-            note(f"judge {judging.judge}: {far.questions:,} questions")
-        finally:
-            if kept is not None:
-                kept.close()
-        return
-    if judging.judge_key_env:
-        raise UserError(f"--judge-key-env is for endpoints, but the judge {judging.judge!r} is none: leave it out")
-    from bottega.evals.engine import Engine
-
-    loaded, template = open_writer(judging.judge, None, note, Held.of("full"), device)
-    attached = loaded.attached
-    module, inputs = (attached.model, attached.inputs) if attached else (loaded.model, None)
-    yield Judge(asked=Engine(module, loaded.tokenizer, template=template, inputs=inputs), name=judging.judge)
+    elif endpoints.is_endpoint(name):
+        way = replace(reach or endpoints.Reach(), key_env=key_env, stream=False)
+        endpoints.opened(name, way)  # what is wrong with the address is said now
+        with Journal(answers) if answers is not None else nullcontext() as kept:
+            far = Remote(opened=lambda raw: endpoints.opened(name, way, raw=raw), answers=kept)
+            yield Judge(asked=far, name=name)
+            note(f"judge {name}: {far.questions:,} questions")
+    else:
+        loaded, template = open_writer(name, None, note, Held.of("full"), device)
+        attached = loaded.attached
+        module, inputs = (attached.model, attached.inputs) if attached else (loaded.model, None)
+        yield Judge(asked=Engine(module, loaded.tokenizer, template=template, inputs=inputs), name=name)
 
 
 def _is_taxonomy(spec: str) -> bool:
@@ -223,8 +208,3 @@ def read_task(spec: str, base: str = "") -> Task:
                 prompt = asked_of(leaf.kind, question, seed.context)
                 rows.append({"prompt": prompt, "question": question, "answer": answer, **about})
     return replace(task, data=(), rows=tuple(rows), group=task.group or "leaf")
-
-
-def judging_of(options: dict[str, Any]) -> dict[str, str]:
-    """The fields of `Judging` among options, taken out of them."""
-    return {field.name: options.pop(field.name) for field in fields(Judging) if options.get(field.name)}

@@ -17,8 +17,11 @@ from bottega.core.config import plain
 from bottega.core.errors import UserError
 
 if TYPE_CHECKING:
+    from bottega.evals.runner import Scorecard
     from bottega.evals.tasks import Task
+    from bottega.models.load import Loaded
     from bottega.workshop.recipe import Recipe
+    from bottega.workshop.recipe_parts import Evaluate
 
 
 def check_tasks(plan: Recipe) -> None:
@@ -29,15 +32,17 @@ def check_tasks(plan: Recipe) -> None:
     """
     if plan.evaluate is None:
         return
+    from bottega.evals.judged import need
+    from bottega.workshop.endpoints import is_endpoint
     from bottega.workshop.evaluating import read_task
 
     tasks = [read_task(task) for task in plan.evaluate.tasks]
     names = [task.name for task in tasks]
-    judged = [task.name for task in tasks if task.kind == "judged"]
-    if judged and not plan.evaluate.judge:
-        raise UserError(f"task {judged[0]} is judged by a model: name one, evaluate.judge")
-    if plan.evaluate.judge and not judged:
-        raise UserError(f"evaluate.judge is {plan.evaluate.judge}, but no task is of kind judged: leave it out")
+    need(tasks, plan.evaluate.judge)
+    if plan.evaluate.judge_key_env and not is_endpoint(plan.evaluate.judge):
+        raise UserError(
+            "evaluate.judge_key_env is for a judge behind an endpoint, and evaluate.judge names none: leave it out"
+        )
     for gate in plan.evaluate.gate:
         if gate != "forgetting" and gate not in names:
             raise UserError(f"evaluate.gate names {gate!r}; gates are forgetting and the tasks: {', '.join(names)}")
@@ -50,33 +55,42 @@ def measure(
 ) -> dict[str, Any]:
     """The scorecard of `model` on the recipe's tasks, as scorecards/LABEL.json; made once for a model and its tasks."""
     from bottega.workshop import build
-    from bottega.workshop.evaluating import Judging, open_judge, read_task, score
 
     evaluate = recipe.evaluate
     assert evaluate is not None
     path = folder / "scorecards" / f"{label}.json"
-    wanted: dict[str, Any] = {
-        "tasks": [Path(task).name for task in evaluate.tasks],
-        "limit": evaluate.limit,
-        "seed": recipe.seed,
-    }
     revision = recipe.revision if model == recipe.model else None
     loaded = build.open_model(model, revision=revision, trust=trust, device=device)
     made_of = folder / "cache" / f"scorecard-{label}.json"
-    if evaluate.judge:
-        wanted["judge"] = evaluate.judge
-    tasks = [read_task(task) for task in evaluate.tasks]
-    key = {**wanted, "model": loaded.identity, "task_files": [_content(task) for task in tasks]}
+    key = made_from(evaluate, recipe.seed, loaded.identity)
     if path.is_file() and made_of.is_file() and rundir.read_json(made_of) == key:
         return dict(rundir.read_json(path))
     note(f"measuring the model {label} training")
-    judging = Judging(judge=evaluate.judge, judge_key_env=evaluate.judge_key_env)
-    with open_judge(judging, None, str(folder / "cache" / "judge.sqlite"), device, note, wanted=tasks) as judge:
-        card = score(loaded, tasks, seed=recipe.seed, limit=evaluate.limit, name=label, judge=judge)
+    card = scorecard(evaluate, loaded, seed=recipe.seed, name=label, folder=folder, device=device, note=note)
     rundir.write_json(path, plain(card.to_json()))
     rundir.write_json(made_of, key)
     note(card.summary())
     return dict(card.to_json())
+
+
+def made_from(evaluate: Evaluate, seed: int, model: str) -> dict[str, Any]:
+    """What a scorecard depends on: it is made anew when a task, a question of its data, the judge or the model is another."""
+    from bottega.workshop.evaluating import read_task
+
+    contents = [_content(read_task(task)) for task in evaluate.tasks]
+    return {"tasks": contents, "limit": evaluate.limit, "seed": seed, "model": model, "judge": evaluate.judge}
+
+
+def scorecard(
+    evaluate: Evaluate, loaded: Loaded, *, seed: int, name: str, folder: Path, device: str, note: Callable[[str], None]
+) -> Scorecard:
+    """A model on a recipe's tasks; a judge's answers are kept in the folder's cache."""
+    from bottega.workshop.evaluating import Judging, open_judge, read_task, score
+
+    tasks = [read_task(task) for task in evaluate.tasks]
+    judging = Judging(judge=evaluate.judge, judge_key_env=evaluate.judge_key_env)
+    with open_judge(judging, None, str(folder / "cache" / "judge.sqlite"), device, note, wanted=tasks) as judge:
+        return score(loaded, tasks, seed=seed, limit=evaluate.limit, name=name, judge=judge)
 
 
 def _content(task: Task) -> str:

@@ -41,7 +41,7 @@ class Tuning:
     method: full, lora, ... epochs: times through a phase's own rows; a stacked stage takes as many steps as the phases together.
     batch: rows a step. lr: peak rate; None is what is usual for the method. choose: a metric of the held-out seeds by which each
     phase's checkpoint is chosen; None is the last one. judge: a model that rates the answers to the held-out seeds; empty: their words
-    are compared with the seeds' own.
+    are compared with the seeds' own. judge_key_env: the variable with its key.
     """
 
     method: str = "full"
@@ -50,6 +50,7 @@ class Tuning:
     lr: float | None = None
     choose: str | None = None
     judge: str = ""
+    judge_key_env: str = ""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.epochs) or self.epochs <= 0 or self.batch < 1:
@@ -102,12 +103,7 @@ def write_recipe(
     if held := held_out.rows([*short, *long, *skills]):
         files["held_out"] = held
     measured = [*(["data/held_out.yaml"] if held else []), *(_beside(folder, one) for one in _task_files(tasks))]
-    if tuning.judge and not measured:
-        raise UserError(
-            f"judge {tuning.judge} has nothing to rate: no folder has a test.jsonl, and no task is named; leave it out"
-        )
-    if measured:
-        recipe["evaluate"] = {"tasks": measured} | ({"judge": tuning.judge} if tuning.judge else {})
+    recipe |= _evaluated(measured, tuning)
     _write(folder, files, recipe)
     drawn_from = [
         {"name": name, "steps": stage["steps"], "sources": {one["path"]: one["weight"] for one in stage["data"]}}
@@ -118,13 +114,19 @@ def write_recipe(
     return {"recipe": str(folder / "recipe.yaml"), "rows": told, "documents": len(texts), "phases": drawn_from}
 
 
-def _evaluated(tasks: Sequence[str], judge: str) -> dict[str, Any]:
+def _evaluated(tasks: Sequence[str], tuning: Tuning) -> dict[str, Any]:
     """The recipe's `evaluate`, if there is something to measure."""
+    judge, key_env = tuning.judge, tuning.judge_key_env
     if judge and not tasks:
         raise UserError(
             f"judge {judge} has nothing to rate: no folder has a test.jsonl, and no task is named; leave it out"
         )
-    return {"evaluate": {"tasks": list(tasks)} | ({"judge": judge} if judge else {})} if tasks else {}
+    if key_env and not judge:
+        raise UserError(
+            f"judge_key_env {key_env} is the key of a judge, and none is named: add --judge, or leave it out"
+        )
+    judged = {name: text for name, text in (("judge", judge), ("judge_key_env", key_env)) if text}
+    return {"evaluate": {"tasks": list(tasks), **judged}} if tasks else {}
 
 
 def _recipe(
@@ -319,9 +321,11 @@ def _task_files(tasks: Sequence[str]) -> list[str]:
     """Tasks by file; a folder stands for all of its own."""
     found = []
     for one in tasks:
-        if ("/" in one or one.endswith(".yaml")) and not Path(one).exists():
+        name, _, data = one.partition("=") if not Path(one).exists() else (one, "", "")
+        missing = [part for part in (name, data) if ("/" in part or part.endswith(".yaml")) and not Path(part).exists()]
+        if missing:
             raise UserError(
-                f"there is no task {one}; name a task's file, a folder of them, or a task that comes with bottega"
+                f"there is no task {missing[0]}; name a task's file, a folder of them, or a task that comes with bottega"
             )
         found += [str(path) for path in sorted(Path(one).glob("*.yaml"))] if Path(one).is_dir() else [one]
     return found
@@ -329,4 +333,6 @@ def _task_files(tasks: Sequence[str]) -> list[str]:
 
 def _beside(folder: Path, path: str) -> str:
     """The path as a recipe in `folder` writes it; names of tasks and remote sources stay."""
+    if "=" in path and not Path(path).exists():
+        return "=".join(_beside(folder, part) for part in path.split("=", 1))
     return os.path.relpath(path, folder) if Path(path).exists() else path

@@ -21,7 +21,7 @@ from bottega.core.errors import UserError
 from bottega.core.strictyaml import Mark
 
 PATHS = ("data", "validation", "path", "store")
-MAYBE_PATHS = ("model", "teacher", "template", "tasks", "against")
+MAYBE_PATHS = ("model", "teacher", "template", "tasks", "against", "judge")
 """Keys whose texts are paths; keys whose texts are names unless such a file or folder is there."""
 ONE_OF = {"steps": "epochs", "epochs": "steps"}
 """Keys that say the same: given on the command line, one replaces the other."""
@@ -133,11 +133,15 @@ def _anchored(data: Any, folder: Path, key: str = "") -> Any:
     if isinstance(data, dict):
         return {k: v if k in OPAQUE else _anchored(v, folder, k if isinstance(k, str) else "") for k, v in data.items()}
     if isinstance(data, list):
-        return [_anchored(item, folder, key) for item in data]
+        return [
+            _anchored(item, folder, "" if key == "judge" else key) for item in data
+        ]  # a stage's judge lists rewards
     if not isinstance(data, str) or key not in PATHS + MAYBE_PATHS:
         return data
     if "://" in data:
         return _moved(data, lambda path: os.path.normpath(os.path.join(os.path.abspath(folder), path)))
+    if key == "tasks" and "=" in data:
+        return _with_data(data, lambda path: str(_anchored(path, folder, key)))
     path = os.path.normpath(os.path.join(os.path.abspath(folder), os.path.expanduser(data)))
     return path if key in PATHS or os.path.exists(path) else data
 
@@ -150,12 +154,20 @@ def relative(data: Any, folder: Path, key: str = "") -> Any:
         return [relative(item, folder, key) for item in data]
     if isinstance(data, str) and key in PATHS and "://" in data:
         return _moved(data, lambda path: os.path.relpath(path, folder))
+    if isinstance(data, str) and key == "tasks" and "=" in data:
+        return _with_data(data, lambda path: str(relative(path, folder, key)))
     if not isinstance(data, str) or key not in PATHS + MAYBE_PATHS or not os.path.isabs(data):
         return data
     try:
         return os.path.relpath(data, folder)
     except ValueError:  # another drive
         return data
+
+
+def _with_data(task: str, move: Callable[[str], str]) -> str:
+    """NAME=FILE with both parts moved: a task that is given its data."""
+    name, _, data = task.partition("=")
+    return f"{move(name)}={move(data)}"
 
 
 def _moved(url: str, move: Callable[[str], str]) -> str:

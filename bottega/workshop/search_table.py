@@ -16,6 +16,7 @@ from bottega.core import rundir
 from bottega.core.config import plain
 from bottega.core.textio import clock, table
 from bottega.grade.intervals import crossed, student
+from bottega.workshop.measure import made_from, scorecard
 
 if TYPE_CHECKING:
     from bottega.workshop.recipe import Recipe
@@ -54,21 +55,20 @@ def _card(plan: Recipe, folder: Path, name: str, model: str, note: Callable[[str
     """The scorecard of a model on the recipe's tasks, made once."""
     from bottega.models.place import choose_for
     from bottega.workshop import build
-    from bottega.workshop.evaluating import score
 
     evaluate = plan.evaluate
     assert evaluate is not None
     path = folder / "scorecards" / f"{name}.json"
-    contents = [rundir.sha256(task) if Path(task).is_file() else task for task in evaluate.tasks]
     revision, device = plan.revision if model == plan.model else None, choose_for(model, plan.device, note=note)
     loaded = build.open_model(model, revision=revision, trust=None, device=device)
-    key = {"tasks": contents, "limit": evaluate.limit, "seed": plan.seed, "model": loaded.identity}
+    key = made_from(evaluate, plan.seed, loaded.identity)
     if path.is_file():
         known = rundir.read_json(path)
         if known["made_of"] == key:
             return dict(known["card"])
     note(f"measuring {name}")
-    card = plain(score(loaded, evaluate.tasks, seed=plan.seed, limit=evaluate.limit, name=name).to_json())
+    found = scorecard(evaluate, loaded, seed=plan.seed, name=name, folder=folder, device=device, note=note)
+    card = plain(found.to_json())
     rundir.write_json(path, {"made_of": key, "card": card})
     return dict(card)
 

@@ -89,6 +89,8 @@ def synth(
     Raises:
         UserError: nothing to do, a teacher that does not answer, or options that do not go together.
     """
+    from bottega.synth.pipeline_held import check_count
+
     work = build(Work, {name: value for name, value in more.items() if name in {f.name for f in fields(Work)}})
     options = build(
         TeacherOptions,
@@ -96,6 +98,7 @@ def synth(
     )
     if samples < 1:
         raise UserError(f"samples is {samples}, but must be at least 1")
+    check_count(work.paraphrases)
     leaves = chosen_leaves(taxonomy, base=base, only=only, exclude=exclude)
     responder, revision = open_teacher(teacher, options)
     folder = Path(out)
@@ -287,7 +290,7 @@ class _Run:
     async def make(self, asker: Asker, expected: Any) -> dict[str, Any]:
         from bottega.synth.pipeline import run_all
         from bottega.synth.pipeline_account import Account
-        from bottega.synth.pipeline_files import Part, assemble, remove_parts
+        from bottega.synth.pipeline_files import Part, assemble, remove_parts, write_rejects
         from bottega.synth.pipeline_held import paraphrased
 
         began = time.time()
@@ -299,9 +302,7 @@ class _Run:
 
         refused: list[dict[str, Any]] = []
         self.jobs, reworded = await paraphrased(self.jobs, asker, self.work.paraphrases, rejected=refused.append)
-        rundir.atomic_write(
-            self.folder / "test_rejects.jsonl", "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in refused)
-        )
+        write_rejects(self.folder / "test_rejects.jsonl", refused)
         parts = [Part(self.folder, number) for number in range(len(self.jobs))]
         accounts = await run_all(self.jobs, asker, lambda number: parts[number], told=told)
         rows = assemble(self.folder, self.jobs, accounts, parts)

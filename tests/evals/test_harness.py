@@ -67,7 +67,7 @@ def test_generation_and_perplexity_tasks_are_read_too(mine, tmp_path):
     task = load_task(mine)
     assert (task.kind, task.metric, task.stop, task.max_tokens, task.rows[1]["answer"]) == (
         "generation",
-        "exact",
+        {"name": "exact", "normal": False},
         (";",),
         9,
         "Oslo",
@@ -94,7 +94,7 @@ def test_worked_examples_and_a_description_stand_in_front(mine):
     mine.write_text(MINE + "description: 'Capitals.\\n'\n")
     assert items(load_task(mine), seed=0)[0].record["query"].startswith("Capitals.")
     mine.write_text(MINE + "description: Capitals\nnum_fewshot: 2\n")
-    with pytest.raises(UserError, match="a description in front of 2 worked examples is not read here"):
+    with pytest.raises(UserError, match="a description is not read in front of worked examples"):
         load_task(mine)
 
 
@@ -115,6 +115,14 @@ def parts():
         ("dataset_kwargs: {data_files: {test: elsewhere/rows.jsonl}}\n", "", "its data is json, not a local file"),
         ("task: capitals", "include: ../other.yaml", "is no file beside it"),
         ("task: capitals", "include: mine.yaml", "includes go round"),
+        ("task: capitals", "task: capitals\nfilter_list: [{name: last}]", "filter_list would change the score"),
+        (
+            "task: capitals",
+            "task: capitals\ngeneration_kwargs: {best_of: 3}",
+            "generation_kwargs.best_of would change the score",
+        ),
+        ("task: capitals", "task: capitals\ngeneration_kwargs: {do_sample: true}", "ask for drawn replies"),
+        ("{metric: acc_norm}", "{metric: acc, ignore_case: true}", "the metric acc has ignore_case"),
         ("doc_to_choice: choices", "doc_to_choice: !function utils.choices", "function"),
     ],
 )

@@ -128,10 +128,42 @@ def test_a_judge_that_rates_nothing_and_tasks_that_cannot_be_judged_are_refused(
         "rubric: 'How good?'": "does not show what is judged",
         "low: 5\nhigh: 5\nrubric: '{{ reply }}'": "low must be below high",
         "low: 1": "does not say what the judge is asked",
+        "metric: exact\nrubric: '{{ reply }}'": "takes neither metric nor shots",
     }.items():
         path.write_text(f"name: t\nkind: judged\nrows: [{{prompt: a}}]\n{text}\n")
         with pytest.raises(UserError, match=said):
             load_task(path)
+    path.write_text("name: t\nkind: generation\nrows: [{prompt: a, answer: b}]\nrubric: '{{ reply }}'\n")
+    with pytest.raises(UserError, match="of kind generation, which has no rubric"):
+        load_task(path)
+    with pytest.raises(UserError, match="the judge j has nothing to judge"):
+        evaluate_with(
+            Scripted(lambda _: "1"), [load_task_of_choice(tmp_path)], judge=Judge(asked=Scripted(strict), name="j")
+        )
+
+
+def load_task_of_choice(folder):
+    path = folder / "plain.yaml"
+    path.write_text("name: t\nkind: generation\nrows: [{prompt: a, answer: b}]\n")
+    return load_task(path)
+
+
+def test_an_item_without_the_truth_that_its_rubric_compares_with_is_named():
+    rows = [{"prompt": "one", "answer": "1"}, {"prompt": "two"}]
+    with pytest.raises(UserError, match="has no answer, and the rubric compares with one"):
+        evaluate_with(
+            Scripted(lambda _: "1"), [task(rows=rows, rubric="")], judge=Judge(asked=Scripted(strict), name="j")
+        )
+
+
+def test_a_judge_is_asked_about_a_text_once_in_all_that_it_rates():
+    """Two models whose first replies are alike, and controls that are: the second asks about what is new."""
+    scripted = Scripted(strict)
+    judge = Judge(asked=scripted, name="j")
+    for last in ("6", "7"):
+        evaluate_with(Scripted({"one": "1", "two": "2", "six": last}.get), [task()], judge=judge)
+    texts = [prompt[-1][1] for prompt in scripted.asked]
+    assert len(texts) == len(set(texts)) == 3 + 3 + 1
 
 
 def test_mt_bench_s_files_are_read_with_their_references_as_they_are(shared_data):

@@ -130,7 +130,9 @@ def test_fewer_wordings_are_kept_where_fewer_are_wanted(taxonomy, tmp_path, coun
     with server() as teacher:
         make(taxonomy, tmp_path / "out", teacher.url, paraphrases=count)
     test = rows(tmp_path / "out" / "test.jsonl")
-    assert len(test) == 4 + 4 * count and not rows(tmp_path / "out" / "test_rejects.jsonl") or count
+    assert len(test) == 4 + 4 * count and (count or not (tmp_path / "out" / "test_rejects.jsonl").exists())
+    with pytest.raises(UserError, match="paraphrases is 5, but must be from 0 to 4"):
+        make(taxonomy, tmp_path / "other", teacher.url, paraphrases=5)
 
 
 def test_the_same_seed_and_answers_give_the_same_bytes_and_ask_nothing_twice(taxonomy, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from bottega import cli
 from bottega.core import rundir
+from bottega.workshop import recipe
 from bottega.workshop.evaluating import evaluate
 from bottega.workshop.stages import run
 from tests.models.endpoint import Endpoint
@@ -152,12 +153,12 @@ def test_a_model_of_this_machine_is_rated_and_may_rate(folder, tmp_path, capsys)
 
 def test_a_recipe_measures_before_and_after_with_a_judge(folder, tmp_path):
     with Endpoint(answer=strict) as judge:
-        recipe = {
+        told = {
             "name": "told", "model": str(folder / "model"), "seed": 1,
             "stages": [{"tell": {"objective": "sft", "data": str(folder / "chats.jsonl"), "steps": 2, "batch": 2}}],
             "evaluate": {"tasks": [f"free_questions={folder / 'free.jsonl'}"], "judge": f"{judge.url}#j", "limit": 3},
         }  # fmt: skip
-        run(recipe, out=tmp_path / "run", quiet=True)
+        run(told, out=tmp_path / "run", quiet=True)
     cards = [rundir.read_json(path) for path in sorted((tmp_path / "run" / "scorecards").glob("*.json"))]
     assert len(cards) == 2 and all(card["scores"][0]["verdicts"]["controls"] == 3 for card in cards)
 
@@ -166,8 +167,15 @@ def test_a_recipe_measures_before_and_after_with_a_judge(folder, tmp_path):
     ("words", "said"),
     [
         (["--judge", "garzone", "--tasks", "CHATS"], "has nothing to judge: no task is of kind judged"),
+        (
+            ["--tasks", "CHATS", "--judge-key-env", "X"],
+            "the judge's key (X) is for an endpoint, and the judge is not named",
+        ),
         (["--tasks", "FREE"], "task free_questions is judged by a model: name one, --judge MODEL"),
-        (["--tasks", "FREE", "--judge", "garzone", "--judge-key-env", "X"], "--judge-key-env is for endpoints"),
+        (
+            ["--tasks", "FREE", "--judge", "garzone", "--judge-key-env", "X"],
+            "the judge's key (X) is for an endpoint, and the judge is garzone",
+        ),
         (["--tasks", "FREE", "--judge", "http://127.0.0.1:9/v1"], "does not say which of its models"),
         (["--tasks", "FREE", "--judge", "garzone", "--table", "t.pdf"], "name a file with .csv, .jsonl, .xlsx"),
     ],
@@ -177,3 +185,47 @@ def test_mistakes_are_one_sentence_before_a_model_is_loaded(folder, tmp_path, wo
     names = {"FREE": f"free_questions={folder / 'free.jsonl'}", "CHATS": str(tmp_path / "chats.yaml")}
     code = cli.door(["eval", str(folder / "model"), *[names.get(word, word) for word in words], "--quiet"])
     assert code == 2 and said in capsys.readouterr().err
+
+
+def test_a_recipe_s_judge_and_the_data_of_its_tasks_lie_where_the_recipe_does(folder, tmp_path, monkeypatch):
+    """Read from another folder: paths are seen from the file, and written back so that it reads to the same."""
+    (tmp_path / "r.yaml").write_text(
+        "name: r\nmodel: garzone\nstages: [{tell: {objective: sft, data: c.jsonl, steps: 1}}]\n"
+        "evaluate: {tasks: [free_questions=q.jsonl, mine.yaml], judge: judges/one}\n"
+    )
+    for name in ("c.jsonl", "q.jsonl", "mine.yaml"):
+        (tmp_path / name).write_text("{}\n")
+    (tmp_path / "judges" / "one").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    plan = recipe.load(tmp_path / "r.yaml")
+    assert plan.evaluate.tasks == (f"free_questions={tmp_path / 'q.jsonl'}", str(tmp_path / "mine.yaml"))
+    assert plan.evaluate.judge == str(tmp_path / "judges" / "one")
+    written = recipe.to_plain(plan, tmp_path)["evaluate"]
+    assert written["tasks"] == ["free_questions=q.jsonl", "mine.yaml"] and written["judge"] == "judges/one"
+
+
+def test_search_measures_its_trials_with_the_recipe_s_judge(folder, tmp_path):
+    from bottega.workshop.search import search
+
+    with Endpoint(answer=strict) as judge:
+        jsonl(tmp_path / "free.jsonl", [{"user_input": "What opens door 0?", "reference": "Key 0."}] * 2)
+        stage = {"objective": "sft", "data": str(folder / "chats.jsonl"), "steps": 2, "batch": 2, "validation": 0.2}
+        plan = {
+            "name": "s", "model": str(folder / "model"), "stages": [{"tell": stage}],
+            "evaluate": {"tasks": [f"free_questions={tmp_path / 'free.jsonl'}"], "judge": f"{judge.url}#j"},
+        }  # fmt: skip
+        (tmp_path / "r.yaml").write_text(json.dumps(plan))
+        found = search(str(tmp_path / "r.yaml"), over=["lr=1e-4,1e-3"], out=str(tmp_path / "out"), quiet=True)
+    assert "free_questions" in found["tasks"] and judge.requests
+
+
+def test_scorecards_are_compared_as_they_are(folder, tmp_path, capsys):
+    with Endpoint() as model, Endpoint(answer=strict) as judge:
+        how = {"judge": f"{judge.url}#j", "quiet": True}
+        for name in ("a", "b"):
+            evaluate(
+                f"{model.url}#m", [f"free_questions={folder / 'free.jsonl'}"], out=str(tmp_path / f"{name}.json"), **how
+            )
+    words = ["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    assert cli.door(words) == 0 and cli.door([*words, "--judge", "garzone"]) == 2
+    assert "are compared as they are: leave --judge and --base out" in capsys.readouterr().err

@@ -136,6 +136,14 @@ def test_held_out_seeds_and_their_other_wordings_are_measured_by_default_leaf_by
 
 
 def test_a_judge_rates_the_held_out_seeds_where_one_is_named(made):
+    data = f"seed_answers={made / 'words.jsonl'}"
+    write_recipe(made / "keyed", **given(made, judge="http://x/v1#j", judge_key_env="KEY", tasks=[data]))
+    keyed = yaml.safe_load((made / "keyed" / "recipe.yaml").read_text())["evaluate"]
+    assert keyed == {
+        "tasks": ["data/held_out.yaml", "seed_answers=../words.jsonl"], "judge": "http://x/v1#j", "judge_key_env": "KEY",
+    }  # fmt: skip
+    with pytest.raises(UserError, match="judge_key_env KEY is the key of a judge, and none is named"):
+        write_recipe(made / "no", **given(made, judge_key_env="KEY"))
     write_recipe(made / "lab", **given(made, judge="garzone"))
     found = yaml.safe_load((made / "lab" / "recipe.yaml").read_text())["evaluate"]
     task = yaml.safe_load((made / "lab" / "data" / "held_out.yaml").read_text())
