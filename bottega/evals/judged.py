@@ -152,8 +152,9 @@ def _asked_about(task: Task, talk: _Talk, at: int, reply: str) -> str:
     known = truths[at] if at < len(truths) else ""
     rubric = task.rubric_with_answer if known and task.rubric_with_answer else task.rubric
     if not rubric:
+        asked = talk.asked[at][:60]
         raise UserError(
-            f"item {talk.item.key} of task {task.name} has no {task.answer}, and the rubric compares with one: add it"
+            f"the item {asked!r} of task {task.name} has no {task.answer}, and the rubric compares with one: add it"
         )
     lines = [f"User: {q}\n\nAssistant: {said.text}" for q, said in zip(talk.asked[:at], talk.said)]
     values = {
