@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := data,docs,office,lang,pii,report,sql,track,quant,studio,postgres,dev
+EXTRAS := data,docs,office,lang,pii,report,sql,track,quant,studio,serve,postgres,dev
 
 .PHONY: setup demo test test-all check format bench lock clean
 

@@ -16,6 +16,7 @@ VERBS = {
     "export": "bottega.workshop.exporting:export",
     "chat": "bottega.workshop.use:chat",
     "generate": "bottega.workshop.use:generate",
+    "serve": "bottega.workshop.serving:serve",
     "predict": "bottega.workshop.predict:predict",
     "score": "bottega.workshop.scores:score",
     "embed": "bottega.workshop.predict:embed",

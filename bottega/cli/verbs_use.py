@@ -1,6 +1,6 @@
-"""Commands that use and measure a model: eval, compare, chat, generate, predict, score, embed.
+"""Commands that use and measure a model: eval, compare, chat, generate, serve, predict, score, embed.
 
-Left out: their functions (workshop/use.py, workshop/evaluating.py, workshop/predict.py, workshop/scores.py).
+Left out: their functions (workshop/use.py, workshop/evaluating.py, workshop/predict.py, workshop/scores.py, workshop/serving.py).
 """
 
 from __future__ import annotations
@@ -189,6 +189,39 @@ def chat_command(model: str, **options: Any) -> int:
 def generate_command(model: str, as_json: bool, **options: Any) -> int:
     """Answer every prompt of a file, by a model here or behind an endpoint (http://HOST/v1#NAME)."""
     return call("generate", as_json=as_json, model=model, reach=_reach(options), **options)
+
+
+@verb(
+    cli,
+    "serve",
+    "bottega serve runs/support-bot",
+    "bottega serve garzone --adapter polite=runs/polite --adapter terse=runs/terse --key-file keys.txt",
+)
+@click.argument("model")
+@click.option("--adapter", "adapters", multiple=True, metavar="NAME=PATH", help="A LoRA adapter on MODEL; repeat it.")
+@click.option("--adapters-from", metavar="DIR", help="Clients may load the adapters in this folder while it runs.")
+@click.option("--name", metavar="NAME", help="What clients call MODEL; default: its last part.")
+@click.option("--batch", type=click.IntRange(1, 1024), default=16, show_default=True, help="Replies written at once.")
+@click.option("--queue", type=click.IntRange(0), default=256, show_default=True, help="Replies that may wait.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Of a reply, at most; default: what the positions leave.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A name by which others call this machine.")
+@click.option("--key-env", default="", metavar="VARIABLE", help="The variable with the key that clients send.")
+@click.option("--key-file", default="", metavar="FILE", help="Keys, one a line, in a file of mode 600.")
+@click.option("--certificate", metavar="FILE", help="For TLS, with its key.")
+@click.option("--certificate-key", metavar="FILE")
+@click.option("--behind-proxy", is_flag=True, help="A proxy with TLS stands in front.")
+@weights_option
+@device_option
+@template_option
+@offline_flag
+def serve_command(model: str, **options: Any) -> int:
+    """An OpenAI-compatible server: many at once, adapters by name or mixed (a+b:0.6), on this machine unless told otherwise."""
+    from bottega.workshop.access import Access
+
+    access = Access(**{field.name: options.pop(field.name) for field in fields(Access)})
+    return call("serve", as_json=False, model=model, access=access, **options)
 
 
 cut_option = click.option(

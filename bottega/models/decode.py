@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bottega.core.errors import UserError
 from bottega.core.types import Inputs
 from bottega.models import kinds
-from bottega.models.kv import Masks, StaticKV, left_padded, windows_of
+from bottega.models.kv import GROWTH, Masks, StaticKV, left_padded, windows_of
 from bottega.models.sides import SidesBatch
 
 Way = Literal["masks", "padded", "plain", "sides"]
@@ -144,6 +144,22 @@ class CachedBatch:
         self.masks.keep(rows)
         self.positions_B1 = self.positions_B1.index_select(0, rows)
         self.next = self.next.index_select(0, rows)
+
+    def join(self, other: CachedBatch) -> None:
+        """Add the rows of `other`, which was opened the same way, behind its own."""
+        moved = self.cache.join(other.cache)
+        self.masks.join(other.masks, moved, self.cache.num_slots)
+        self.positions_B1 = torch.cat([self.positions_B1, other.positions_B1])
+        self.next = torch.cat([self.next, other.next])
+
+    def trim(self, least: int = GROWTH) -> int:
+        """Drop the slots at the front that no row sees any more, if they are at least so many; how many went."""
+        unseen = self.masks.num_unseen(self.cache.end)
+        if not 0 < least <= unseen:
+            return 0
+        self.cache.trim(unseen)
+        self.masks.trim(unseen)
+        return unseen
 
 
 class PlainBatch:

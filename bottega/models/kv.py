@@ -77,6 +77,37 @@ class StaticKV(Cache):
                 new.narrow(2, 0, self.end).copy_(old.narrow(2, 0, self.end).index_select(0, rows))
                 room[layer] = new
 
+    def join(self, other: StaticKV) -> tuple[int, int]:
+        """Add the rows of `other` behind its own, right edges together; prefix slots stay at the front.
+
+        Returns:
+            By how many slots its own rows and those of `other` moved to the right.
+        """
+        before, end = self.num_prefix, max(self.end, other.end)
+        moved = (end - self.end, end - other.end)
+        left = max(cache.num_slots - cache.end for cache in (self, other))
+        self.num_slots, step = end + left, GROWTH
+        for mine, more in ((self._keys, other._keys), (self._values, other._values)):
+            for layer, own in mine.items():
+                added = more[layer]
+                size = self.num_slots if own.device.type != "cpu" else min(self.num_slots, -(-end // step) * step)
+                room = own.new_zeros((len(own) + len(added), own.shape[1], size, own.shape[3]))
+                for rows, old, shift in ((room[: len(own)], own, moved[0]), (room[len(own) :], added, moved[1])):
+                    rows[:, :, :before] = old[:, :, :before]
+                    rows[:, :, before + shift : end] = old[:, :, before : end - shift]
+                mine[layer] = room
+        self.start = self.end = end
+        return moved
+
+    def trim(self, num_slots: int) -> None:
+        """Drop so many slots right after the prefix, which no row needs any more."""
+        before = self.num_prefix
+        for room in (self._keys, self._values):
+            for layer, old in room.items():
+                room[layer] = torch.cat([old[:, :, :before], old[:, :, before + num_slots :]], 2)
+        self.start, self.end = self.start - num_slots, self.end - num_slots
+        self.num_slots -= num_slots
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """How many slots were filled before the forward in progress."""
         return self.start
@@ -172,10 +203,45 @@ class Masks:
         """(B, end) of 0 and 1, from which a model makes its own masks."""
         return self._open[next(iter(self._open))][:, :end].long()
 
+    def join(self, other: Masks, moved: tuple[int, int], num_slots: int) -> None:
+        """Add the rows of `other`; `moved`: by how many slots each went right (StaticKV.join)."""
+        first = self.num_prefix
+        for kind in self.windows:
+            pair = zip((self._open[kind], other._open[kind]), moved)
+            self._open[kind] = torch.cat([_moved(valid_BS, first, shift, num_slots) for valid_BS, shift in pair])
+            closed = zip((self._closed_to[kind], other._closed_to[kind]), moved)
+            self._closed_to[kind] = min(to + shift * (to > first) for to, shift in closed)
+        self._look_for_padding()
+
+    def num_unseen(self, end: int) -> int:
+        """How many slots right after the prefix no row sees any more, of those before `end`."""
+        seen_S = torch.stack([valid_BS[:, self.num_prefix : end].any(0) for valid_BS in self._open.values()]).any(0)
+        return int(seen_S.int().argmax()) if bool(seen_S.any()) else end - self.num_prefix
+
+    def trim(self, num_slots: int) -> None:
+        """Drop so many slots right after the prefix."""
+        first = self.num_prefix
+        for kind, valid_BS in self._open.items():
+            self._open[kind] = torch.cat([valid_BS[:, :first], valid_BS[:, first + num_slots :]], 1)
+            self._closed_to[kind] = max(first, self._closed_to[kind] - num_slots)
+        self._look_for_padding()
+
     def keep(self, rows: Tensor) -> None:
         """Keep the rows listed."""
         self._open = {kind: valid.index_select(0, rows) for kind, valid in self._open.items()}
+        self._look_for_padding()
+
+    def _look_for_padding(self) -> None:
         self.padded = not all(bool(valid[:, self.num_prefix :].all()) for valid in self._open.values())
+
+
+def _moved(valid_BS: Tensor, first: int, shift: int, num_slots: int) -> Tensor:
+    """Slots from `first` on moved right by `shift`, over `num_slots` slots: those left behind are padding, those to come open."""
+    moved_BS = torch.ones((len(valid_BS), num_slots), dtype=torch.bool, device=valid_BS.device)
+    kept = min(valid_BS.shape[1], num_slots - shift)
+    moved_BS[:, first : first + shift] = False
+    moved_BS[:, first + shift : kept + shift] = valid_BS[:, first:kept]
+    return moved_BS
 
 
 def left_padded(

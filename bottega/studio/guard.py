@@ -6,7 +6,6 @@ database that takes its time holds up nobody else. Nothing reaches a handler but
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from bottega.core.errors import Mismatch, UserError
+from bottega.serve.doorway import Refused, check_host, read_body
 from bottega.store import people
 from bottega.store.database import Database
 from bottega.store.people import Annotator
@@ -24,8 +24,6 @@ from bottega.store.people import Annotator
 COOKIE = "bottega_session"
 MAX_BODY = 1_000_000
 MAX_FIELDS = 500
-BODY_S = 15.0
-"""A body that takes longer to arrive is refused: the server underneath has no deadline of its own."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
@@ -36,14 +34,6 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
-
-
-class Refused(Exception):
-    """An answer other than the page: its status and one sentence."""
-
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status, self.words = status, words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +77,8 @@ def guarded(
 
     async def endpoint(request: Request) -> Response:
         try:
-            _check_host(request, hosts)
-            body = await _body(request) if request.method == "POST" else b""
+            check_host(request, hosts)
+            body = await read_body(request, MAX_BODY) if request.method == "POST" else b""
             return await run_in_threadpool(_answer, request, body)
         except Refused as refused:
             return _refusal(refused, api)
@@ -133,29 +123,6 @@ def _refusal(refused: Refused, api: bool) -> Response:
     if api:
         return JSONResponse({"error": refused.words}, refused.status)
     return PlainTextResponse(refused.words + "\n", refused.status)
-
-
-def _check_host(request: Request, hosts: Sequence[str]) -> None:
-    """A name that is not ours means that somebody else's page points at this machine (DNS rebinding)."""
-    name = urlsplit("//" + request.headers.get("host", "")).hostname
-    if name not in hosts:
-        raise Refused(421, f"This server is called {' or '.join(hosts)}.")
-
-
-async def _body(request: Request) -> bytes:
-    async def read() -> bytes:
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > MAX_BODY:
-                raise Refused(413, f"A request holds at most {MAX_BODY:,} bytes.")
-            parts.append(part)
-        return b"".join(parts)
-
-    try:
-        return await asyncio.wait_for(read(), BODY_S)
-    except TimeoutError:
-        raise Refused(408, f"The request took longer than {BODY_S:g} s to arrive.") from None
 
 
 def _who(request: Request, db: Database, api: bool) -> tuple[Annotator | None, str]:

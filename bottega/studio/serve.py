@@ -5,7 +5,6 @@ Left out: TLS by itself is not needed on loopback; elsewhere give a certificate,
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,35 +15,9 @@ from bottega.store import people
 from bottega.store.database import Database
 from bottega.store.schema import open_store
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FIRST = "lead"
 MAX_AT_ONCE = 400
 """Requests that wait or run; more are told to come back (503)."""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _names(host: str, allowed: Sequence[str], certificate: str | None, plain: bool) -> tuple[str, ...]:
-    """The names that the server answers to.
-
-    Raises:
-        UserError: another machine could ask, and no name or no protection of the tokens was given.
-    """
-    if _is_loopback(host):
-        return (*LOOPBACK, *allowed)
-    if not allowed:
-        raise UserError(f"{host} is open to other machines; say with --allow-host by which name they call this one")
-    if certificate is None and not plain:
-        raise UserError(
-            f"{host} is open to other machines, which would send their tokens readable; give --certificate and "
-            "--certificate-key, or --behind-proxy if a proxy with TLS stands in front"
-        )
-    return (*LOOPBACK, *allowed)
 
 
 def invitations(db: Database, invite: Sequence[str], renew: Sequence[str] = ()) -> dict[str, str]:
@@ -83,10 +56,11 @@ def serve(
     try:
         import uvicorn
 
+        from bottega.serve.doorway import is_loopback, names
         from bottega.studio.app import build
     except ImportError:
         raise UserError("the pages need starlette and uvicorn; install bottega[studio]") from None
-    names = _names(host, allow_host, certificate, behind_proxy)
+    called = names(host, allow_host, certificate, behind_proxy)
     for path in filter(None, (certificate, certificate_key)):
         if not Path(path).is_file():
             raise UserError(f"there is no file {path}; check the path")
@@ -104,11 +78,11 @@ def serve(
             "proxy_headers": behind_proxy,
             "lifespan": "off",
         }
-        scheme = "https" if certificate or behind_proxy and not _is_loopback(host) else "http"
+        scheme = "https" if certificate or behind_proxy and not is_loopback(host) else "http"
         place = f"{scheme}://{allow_host[0] if allow_host else host}:{port}"
         for name, token in invitations(db, invite, renew).items():
             say(f"{name}: {place}/enter#token={token}")
         say(f"feedback of {db.name} on {place} (Ctrl-C ends it)")
-        uvicorn.run(build(db, hosts=names), host=host, port=port, **config)
+        uvicorn.run(build(db, hosts=called), host=host, port=port, **config)
     finally:
         db.close()

@@ -42,6 +42,8 @@ EXTRAS = {
     "sql": Extra("data of databases by URL (sqlite:/// needs nothing)", ("sqlalchemy",)),
     "report": Extra("pictures of the curves", ("matplotlib",)),
     "export": Extra("GGUF and ONNX (export, and GGUF files as models)", ("gguf", "onnx", "onnxruntime", "onnxscript")),
+    "studio": Extra("the pages for people's feedback", ("starlette", "uvicorn")),
+    "serve": Extra("the OpenAI-compatible server", ("starlette", "uvicorn", "prometheus_client")),
     "quant": Extra("8-bit optimizer states", ("bitsandbytes",)),
     "dev": Extra("the project's own tests", ("pytest", "hypothesis", "ruff", "mypy")),
 }

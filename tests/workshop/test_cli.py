@@ -50,7 +50,7 @@ def test_every_verb_has_help_with_a_worked_example_and_its_options_explained():
 def test_every_verb_that_reports_has_json():
     for path, command in commands():
         names = {name for parameter in command.params for name in parameter.opts}
-        assert "--json" in names or path in (("chat",), ("feedback", "serve")), path
+        assert "--json" in names or path in (("chat",), ("serve",), ("feedback", "serve")), path
 
 
 def test_the_table_of_verbs_is_the_commands_and_each_names_a_function_with_its_options():
@@ -58,7 +58,7 @@ def test_the_table_of_verbs_is_the_commands_and_each_names_a_function_with_its_o
     for verb, target in cli.VERBS.items():
         if verb != "demo":
             assert callable(table.resolve(target)), verb
-            assert verb in ("chat", "feedback serve") or callable(table.resolve(target + "_text")), verb
+            assert verb in ("chat", "serve", "feedback serve") or callable(table.resolve(target + "_text")), verb
 
 
 def test_a_user_s_mistake_is_one_line_and_its_own_exit_code(capsys):
