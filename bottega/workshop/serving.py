@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bottega.core.errors import Mismatch, UserError
 from bottega.workshop import endpoints
@@ -66,18 +66,14 @@ def serve(
     if folder is not None and not folder.is_dir():
         raise UserError(f"there is no folder {folder} to load adapters from; make it first")
     held = Held.of(weights)
-    voice = open_voice(
-        model,
-        adapters=adapters,
-        more=folder is not None,
-        name=name,
-        template=template,
-        held=held,
-        device=device,
-        batch=batch,
-        queue=queue,
-        max_tokens=max_tokens,
-    )
+    chosen: dict[str, Any] = {
+        "template": template,
+        "device": device,
+        "batch": batch,
+        "queue": queue,
+        "max_tokens": max_tokens,
+    }
+    voice = open_voice(model, adapters=adapters, more=folder is not None, name=name, held=held, **chosen)
     api = Api(voice, hosts=called, keys=known, folder=folder)
     voice.engine.start()
     _say(f"{', '.join(voice.names())} on {access.place()}/v1, template {voice.template.name} (Ctrl-C ends it)")
