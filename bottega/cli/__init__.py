@@ -5,6 +5,7 @@ verbs_*.py of its family.
 """
 
 from bottega.cli import (
+    verbs_audit,
     verbs_data,
     verbs_feedback,
     verbs_give,
@@ -27,6 +28,7 @@ __all__ = [
     "cli",
     "door",
     "main",
+    "verbs_audit",
     "verbs_data",
     "verbs_feedback",
     "verbs_give",

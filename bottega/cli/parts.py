@@ -76,6 +76,11 @@ def cli() -> None:
 
 
 @cli.group()
+def audit() -> None:
+    """The risks of a model, each with a verdict."""
+
+
+@cli.group()
 def data() -> None:
     """Look at data the way the model will see it."""
 

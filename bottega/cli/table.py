@@ -11,6 +11,8 @@ VERBS = {
     "plan": "bottega.workshop.plan:plan",
     "eval": "bottega.workshop.evaluating:evaluate",
     "compare": "bottega.workshop.comparing:compare",
+    "audit forgetting": "bottega.workshop.auditing:forgetting",
+    "audit privacy": "bottega.workshop.auditing:privacy",
     "search": "bottega.workshop.search:search",
     "merge": "bottega.workshop.merging:merge",
     "export": "bottega.workshop.exporting:export",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,11 @@ from bottega.demo import checks, plan, world
 from bottega.demo.plan import STAGES
 
 if TYPE_CHECKING:
+    from bottega.evals.audit import Audit
     from bottega.evals.runner import Scorecard
 
+ROWS_AUDITED = 700
+"""Company documents that the audit of privacy asks for."""
 ABOUT = (
     "From documents to an aligned, measured model: a small base model reads a company's documents, learns a task, "
     "answers questions on new facts, and takes on a preferred manner. Every number is measured on unseen probes."
@@ -39,18 +42,20 @@ SHOWN = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoResult:
-    """How the demo ended: every check with its interval, and what to open next."""
+    """How the demo ended: every check with its interval, each audit's verdict, and what to open next."""
 
     folder: Path
     model: Path
     report: Path
     seconds: float
     checks: tuple[checks.Check, ...]
+    risks: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As printed by `demo --json`, and written to demo.json."""
         paths = {"folder": str(self.folder), "model": str(self.model), "report": str(self.report)}
-        return {**paths, "seconds": round(self.seconds, 1), "checks": [check.to_json() for check in self.checks]}
+        judged = {"checks": [check.to_json() for check in self.checks], "risks": self.risks}
+        return {**paths, "seconds": round(self.seconds, 1), **judged}
 
 
 def demo(
@@ -78,10 +83,14 @@ def demo(
     chosen = _chosen(stages)
     folder = Path(out)
     _prepare(folder, {"seed": seed, "model": _absolute(model), "split": split, "budget": budget})
-    verdicts = _Journey(folder, seed, quiet).go(chosen)
+    journey = _Journey(folder, seed, quiet)
+    verdicts = journey.go(chosen)
     last = stage_folder(folder, chosen[-1]) / "result"
     report = _report(folder)
-    result = DemoResult(folder=folder, model=last, report=report, seconds=time.time() - began, checks=tuple(verdicts))
+    risks: dict[str, str] = {audit.risk: audit.verdict for audit in journey.audits(last)}
+    result = DemoResult(
+        folder=folder, model=last, report=report, seconds=time.time() - began, checks=tuple(verdicts), risks=risks
+    )
     rundir.write_json(folder / "demo.json", result.to_json())
     failed = [check for check in verdicts if not check.passed]
     if failed:
@@ -94,6 +103,7 @@ def demo_text(result: DemoResult) -> str:
     """The checks and what to do next, for people."""
     rows = [(c.stage, c.check, c.value, c.low, c.high, c.bound, c.n, "passed") for c in result.checks]
     lines = [table(rows, ("stage", "check", "measured", "low", "high", "bound", "n", "")), ""]
+    lines += [f"risk    {risk}: {verdict}" for risk, verdict in result.risks.items()]
     lines += [f"report  {result.report}", *(f"next    {line}" for line in commands(result.folder)[:3])]
     return "\n".join(lines)
 
@@ -189,6 +199,21 @@ class _Journey:
         rundir.write_json(path, found.card.to_json())
         spent = f"{time.time() - began:.1f} s, {time.process_time() - cpu:.1f} s of CPU"
         self.tell([f"measured {name} in {spent}", found.card.summary()])
+        return found
+
+    def audits(self, model: Path) -> list[Audit]:
+        """What the journey forgot and gives away, into audits/ and the report; a verdict, not one of the demo's checks."""
+        from bottega.workshop import auditing
+
+        documents, unseen = (
+            str(self.folder / place) for place in ("data/adapt.jsonl", "tasks/company_documents.jsonl")
+        )
+        how: dict[str, Any] = {"held_out": [unseen], "limit": ROWS_AUDITED, "seed": self.seed, "quiet": True}
+        found = [
+            auditing.forgetting(str(self.folder), seed=self.seed, quiet=True),
+            auditing.privacy(str(model), [documents], **how),
+        ]
+        self.tell([audit.summary() for audit in found])
         return found
 
     def tell(self, lines: Sequence[str]) -> None:

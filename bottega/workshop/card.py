@@ -72,6 +72,7 @@ def _run_parts(run: Path) -> list[str]:
     lines += [*_origins(read), ""]
     lines += ["## Recipe", "", *_table(("stage", "objective", "method", "settings"), recipe), ""]
     lines += ["## Scores", "", *_scores(read), ""]
+    lines += ["## Audits", "", *_audits(read), ""]
     sessions = read.host.get("sessions") or []
     seconds, cpu = (sum(one.get(key, 0) for one in sessions) for key in ("seconds", "cpu_seconds"))
     tokens = sum(line.get("tokens", 0) for stage in read.stages for line in stage.metrics)
@@ -118,11 +119,25 @@ def _scores(read: report_files.Run) -> list[str]:
     return _table(head, rows) if rows else ["The run was not evaluated: nothing is known of how good this model is."]
 
 
+def _audits(read: report_files.Run) -> list[str]:
+    rows = []
+    for audit in read.audits:
+        for one in audit.findings:
+            known = one.low is not None and one.high is not None
+            ends = f"{one.low:.3f} to {one.high:.3f}" if known else "unbounded"
+            bound = "none" if one.bound is None else f"at most {one.bound:g}"
+            rows.append(_row(audit.risk, one.what, f"{one.value:.3f}", ends, bound, one.n, one.verdict))
+    head = ("risk", "finding", "value", "95% interval", "bound", "n", "verdict")
+    return (
+        _table(head, rows) if rows else ["The model was not audited: nothing is known of what it forgot or gives away."]
+    )
+
+
 def _limits(run: Path | None, licence: str | None) -> list[str]:
     lines = [
         "- What was not measured above is not known: other tasks, other languages than the data's, longer texts than were trained.",
         "- It can state wrong things with confidence, and repeat what its data says of people; check before anything depends on it.",
-        "- No audit of bias, privacy or safety is part of this card unless a score above says so.",
+        "- Risks that no audit above names (bias, safety and others) were not measured.",
     ]
     if not licence:
         lines.append(

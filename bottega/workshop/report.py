@@ -15,7 +15,7 @@ from bottega.core import rundir
 from bottega.core.errors import Mismatch
 from bottega.evals.compare import Comparison, Report, compare
 from bottega.evals.runner import Score
-from bottega.workshop import curve, report_answers, report_live
+from bottega.workshop import curve, report_answers, report_audits, report_live
 from bottega.workshop.markup import (
     bounds,
     chip,
@@ -77,6 +77,7 @@ def page(run: Run) -> str:
         _plan(run),
         _checks(run),
         _scores(run),
+        report_audits.audits(run),
         _curves(run),
         report_live.people(run),
         _samples(run),

@@ -12,6 +12,7 @@ from typing import Any
 
 from bottega.core import rundir
 from bottega.core.errors import UserError
+from bottega.evals.audit import Audit
 from bottega.evals.runner import Scorecard
 from bottega.workshop.markup import plain_name
 
@@ -40,6 +41,7 @@ class Run:
     samples: list[dict[str, Any]]
     stages: list[Stage]
     cards: dict[str, Scorecard]
+    audits: tuple[Audit, ...] = ()
 
 
 def read(run_folder: str | Path) -> Run:
@@ -66,6 +68,7 @@ def read(run_folder: str | Path) -> Run:
         samples=_json(folder / "samples.json", []) or _read_along(folder),
         stages=stages,
         cards=cards,
+        audits=tuple(Audit.from_json(rundir.read_json(path)) for path in sorted((folder / "audits").glob("*.json"))),
     )
 
 

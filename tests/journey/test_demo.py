@@ -70,11 +70,22 @@ def test_every_stage_runs_by_the_ordinary_machinery_and_a_failed_check_is_named(
 def test_the_report_shows_curves_checks_answers_costs_and_commands(walked):
     out, _ = walked
     page = (out / "report.html").read_text()
-    for words in ("The first journey", *plan.STAGES, "company questions", "✗ failed", *commands(out)):
+    for words in ("The first journey", *plan.STAGES, "company questions", "✗ failed", "Risks", *commands(out)):
         assert words in page, words
     assert page.count("<svg") >= len(plan.STAGES)
     samples = json.loads((out / "samples.json").read_text())
     assert samples and all(set(one["stages"]) == {"base", *plan.STAGES} for one in samples)
+
+
+def test_the_last_model_is_audited_against_the_base_it_began_from(walked):
+    out, _ = walked
+    forgot, gave = (json.loads((out / "audits" / f"{name}.json").read_text()) for name in ("forgetting", "privacy"))
+    assert {one["what"].split(":")[0] for one in forgot["findings"]} >= {"old world text", "old world questions"}
+    assert len([one for one in gave["findings"] if "AUC" in one["what"]]) == 3 and gave["base"]
+    assert json.loads((out / "demo.json").read_text())["risks"] == {
+        "forgetting": forgot["verdict"],
+        "privacy": gave["verdict"],
+    }
 
 
 def test_the_recipes_it_leaves_can_be_run_and_the_tasks_can_be_measured(walked):

@@ -1,7 +1,7 @@
 """Every verb, through the command line, with Python's own hook on sockets: nothing that is here makes anybody call anybody.
 
-Left out: `feedback serve` and `serve`, which listen (tests/studio, tests/workshop/test_serving.py), `demo` and what takes longer in the default tests (slow ones do them), and
-connections that C code opens past Python's socket module.
+Left out: `feedback serve` and `serve`, which listen (tests/studio, test_serving.py), `demo` and what takes longer in the default tests
+(slow ones do them), and connections that C code opens past Python's socket module.
 """
 
 from __future__ import annotations
@@ -87,6 +87,8 @@ runs verify runs/one
 runs resume runs/one
 runs pin runs/one 2
 runs gc
+audit forgetting runs/one --tasks task.yaml --quiet
+audit privacy runs/one chats.jsonl --prefix 4 --length 2 --quiet
 """
 HEAVY = """
 run one.yaml --quiet
