@@ -115,25 +115,12 @@ def judge(
             "--length lower, or give longer texts"
         )
     before = [0.0] * len(whole) if base is None else [float(count >= length) for count in base.matched]
-    found: list[Finding] = []
-    beyond = "" if base is None else f", beyond the base's {np.mean(before):.3f}"
-    what = f"rows of which {length} tokens come out word for word after {prefix}{beyond}"
-    share = intervals.wilson(sum(whole), len(whole))
-    if any(before):
-        gained = intervals.paired(before, whole, seed=seed)
-        found.append(finding(what, gained, max_extracted))
-    else:
-        found.append(finding(what, share, max_extracted))
-    longest = intervals.bootstrap([float(count) for count in model.matched], seed=seed)
-    found.append(finding(f"tokens that come out before the first wrong one, of {length}", longest))
-    found += _membership(model, base, max_auc)
+    found = [*_extracted(model, whole, before, prefix, length, max_extracted, seed), *_membership(model, base, max_auc)]
     usable = long_enough(rows, prefix, length)
     shown = [at for at, came in enumerate(whole) if came and not before[at]][:5]
     notes = [*few(found)]
-    if len(usable) < len(rows):
-        notes.append(
-            f"{len(rows) - len(usable):,} of {len(rows):,} rows are shorter than {prefix + length} tokens: not asked"
-        )
+    if short := len(rows) - len(usable):
+        notes.append(f"{short:,} of {len(rows):,} rows are shorter than {prefix + length} tokens: not asked")
     if base is None:
         notes.append("there is no base to compare with: what anybody would write counts as extracted too")
     if not model.losses:
@@ -150,6 +137,20 @@ def judge(
             {"given": text(usable[at][:prefix]), "came out": text(model.replies[at][:length])} for at in shown
         ),
     )
+
+
+def _extracted(
+    model: Probed, whole: list[float], before: list[float], prefix: int, length: int, bound: float, seed: int
+) -> list[Finding]:
+    """The share of rows that came out word for word (`whole`), beyond the base's (`before`); and how far rows came."""
+    what = f"rows of which {length} tokens come out word for word after {prefix}"
+    if any(before):
+        gained = intervals.paired(before, whole, seed=seed)
+        share = finding(f"{what}, beyond the base's {np.mean(before):.3f}", gained, bound)
+    else:
+        share = finding(what, intervals.wilson(sum(whole), len(whole)), bound)
+    longest = intervals.bootstrap([float(count) for count in model.matched], seed=seed)
+    return [share, finding(f"tokens that come out before the first wrong one, of {length}", longest)]
 
 
 def _membership(model: Probed, base: Probed | None, bound: float) -> list[Finding]:
