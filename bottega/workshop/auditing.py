@@ -115,18 +115,16 @@ def privacy(
             probed.append(measure.probe(engine, *ids, prefix=prefix, length=length, tokens=min(512, tokens)))
             shown.note(f"asked {name}: {len(probed[-1].matched):,} rows")
             del engine
+    bounds: dict[str, Any] = {"prefix": prefix, "length": length, "max_extracted": max_extracted, "max_auc": max_auc}
     audit = measure.judge(
         model,
         probed[0],
         probed[1] if len(probed) > 1 else None,
         base_name=start or "",
         rows=own,
-        prefix=prefix,
-        length=length,
-        max_extracted=max_extracted,
-        max_auc=max_auc,
         seed=seed,
         text=lambda some: tokenizer.decode(list(some)),
+        **bounds,
     )
     return _kept(audit, run, out)
 
