@@ -29,7 +29,7 @@ __all__ = ["LOOP", "STAGE_KEYS", "TOP_KEYS", "Evaluate", "Part", "Recipe", "Stag
 LR = {
     **{"full": 2e-5, "lisa": 2e-5, "freeze": 5e-5, "bitfit": 5e-4},
     **{"lora": 2e-4, "adalora": 2e-3, "qlora": 2e-4, "oft": 4e-4, "vera": 4e-3, "ia3": 3e-3},
-    **{"adapter": 2e-4, "prefix": 1e-2, "prompt": 1e-2, "p_tuning": 1e-3},
+    **{"adapter": 2e-4, "prefix": 1e-2, "prompt": 1e-2, "p_tuning": 1e-3, "gate": 1e-2},
 }
 PREFERENCE_LR = 0.1
 BY_THE_JUDGE = EarlyStop(metric="judge", mode="max", patience=1_000_000)

@@ -21,7 +21,7 @@ from bottega.core.errors import UserError
 from bottega.core.strictyaml import Mark
 
 PATHS = ("data", "validation", "path", "store")
-MAYBE_PATHS = ("model", "teacher", "template", "tasks", "against", "judge")
+MAYBE_PATHS = ("model", "teacher", "template", "tasks", "against", "judge", "adapters")
 """Keys whose texts are paths; keys whose texts are names unless such a file or folder is there."""
 ONE_OF = {"steps": "epochs", "epochs": "steps"}
 """Keys that say the same: given on the command line, one replaces the other."""

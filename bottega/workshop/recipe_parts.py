@@ -16,7 +16,7 @@ from bottega.workshop.recipe_choice import Choice
 from bottega.workshop.recipe_live import Feedback
 from bottega.workshop.recipe_online import Graded, Rollout
 
-ADAPTERS = ("lora", "adalora", "qlora", "ia3", "oft", "vera", "adapter", "prefix", "prompt", "p_tuning")
+ADAPTERS = ("lora", "adalora", "qlora", "ia3", "oft", "vera", "adapter", "prefix", "prompt", "p_tuning", "gate")
 MERGING = ("lora", "adalora", "qlora", "ia3", "oft", "vera")
 STREAMING = ("lora", "qlora", "prefix")
 """Methods whose result is an adapter folder, those of them that can be merged into the weights, and those that leave

@@ -15,9 +15,10 @@ from bottega.core.types import Attached
 from bottega.models import merge as merging
 from bottega.models.generate import Generator
 from bottega.models.load import load
+from bottega.models.methods import method
 from bottega.train.scoring import validation, with_reference
 from tests.models.conftest import saved  # noqa: F401
-from tests.models.test_lora import logits
+from tests.models.test_lora import logits, stir
 from tests.train.clients import make_loop, rows, weights
 
 SHAPES = ("llama", "qwen3", "mistral", "granite", "gpt2", "gpt_neox")
@@ -153,6 +154,14 @@ def test_a_method_trains_resumes_merges_reloads_and_generates(saved, tmp_path, f
             build(saved(family), tmp_path, "sft", tune, METHODS[tune])
         return
     walk(saved(family), tmp_path, "sft", tune, METHODS[tune])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_gate_over_adapters_trains_resumes_reloads_and_generates(saved, tmp_path, family):  # noqa: F811
+    places = [str(tmp_path / name) for name in ("a", "b")]
+    for place in places:
+        stir(method("lora", rank=4).attach(load(saved(family)).model)).save(place)
+    walk(saved(family), tmp_path, "sft", "gate", {"adapters": places})
 
 
 @pytest.mark.slow

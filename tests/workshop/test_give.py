@@ -113,3 +113,26 @@ def test_two_models_and_two_scorecards_are_compared_alike(here, tmp_path, capsys
     shown = capsys.readouterr().out
     assert "| next | loss |" in shown and "p (Holm)" in shown
     assert door("compare", here / "base", here / "a") == 2 and "--tasks" in capsys.readouterr().err
+
+
+def test_a_recipe_learns_a_gate_over_two_adapters_and_every_verb_takes_it(here, tmp_path, capsys):
+    jsonl(tmp_path / "chats.jsonl", [{"prompt": f"{i} and", "response": f"{i + 1}"} for i in range(12)])
+    (tmp_path / "mix.yaml").write_text(
+        f"name: mix\nmodel: {here / 'base'}\nstages:\n"
+        "  - mix:\n      {objective: sft, data: chats.jsonl, steps: 3, batch: 4,\n"
+        f"       method: {{name: gate, adapters: [{here / 'a'}, {here / 'b'}]}}}}\n"
+    )
+    assert door("run", tmp_path / "mix.yaml", "--dry-run", "--quiet") == 0
+    assert door("run", tmp_path / "mix.yaml", "--quiet", "--out", tmp_path / "mixed") == 0
+    result = tmp_path / "mixed" / "stages" / "01-mix" / "result"
+    assert json.loads((result / "adapter_config.json").read_text())["adapters"] == ["a", "b"]
+    for verb in (
+        ("eval", tmp_path / "mixed", "--tasks", here / "task.yaml"),
+        ("generate", result, "--prompts", here / "prompts.txt", "--max-tokens", "8"),
+    ):
+        assert door(*verb, "--json", "--quiet") == 0
+    capsys.readouterr()
+    assert door("merge", result, "--out", tmp_path / "no", "--quiet") == 2
+    assert "cannot be merged" in capsys.readouterr().err
+    assert door("run", tmp_path / "mix.yaml", "method={name: gate}", "--quiet", "--out", tmp_path / "none") == 2
+    assert "needs adapters" in capsys.readouterr().err

@@ -33,6 +33,7 @@ METHODS: dict[str, str] = {
     "oft": "bottega.models.methods.oft:Oft",
     "vera": "bottega.models.methods.vera:Vera",
     "adapter": "bottega.models.methods.bottleneck:Bottleneck",
+    "gate": "bottega.models.methods.gate:Gate",
 }
 """Name in a recipe -> "module:Class"; a new method is one file and one line here."""
 
@@ -46,6 +47,7 @@ SAVED: dict[str, str] = {
     "VERA": "bottega.models.methods.peftlayers:attach_saved",
     "ADALORA": "bottega.models.methods.peftlayers:attach_saved",
     "BOTTEGA_BOTTLENECK": "bottega.models.methods.bottlenecks:attach_saved",
+    "BOTTEGA_GATE": "bottega.models.methods.gates:attach_saved",
 }
 """`peft_type` of a saved adapter -> the function that attaches it again."""
 
