@@ -33,6 +33,7 @@ from bottega.cli.parts import call, cli, json_flag, offline_flag, quiet_flag, te
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True,
     help="Of a folded model.",
 )  # fmt: skip
+@click.option("--stream", is_flag=True, help="Fold tensor by tensor: the base need not fit into memory.")
 @click.option("--tasks", "tasks", multiple=True, metavar="T", help="Score every model and the result; exit 1 if worse.")
 @click.option("--against", metavar="MODEL", help="What the result may not be worse than; default: the base.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many items a task.")

@@ -1,8 +1,8 @@
 """Loading without ever holding the model: its form on the meta device, its weights by name, tensor by tensor, quantised
 or left on disk as they come.
 
-Left out: files whose tensors transformers renames or joins when it loads them (mixtures of experts, old checkpoints):
-they cannot be streamed, and are quantised after an ordinary load.
+Files whose tensors transformers renames or joins when it loads them (mixtures of experts, old checkpoints) are written out once under
+the model's own names to be streamed (converted.py), and are quantised after an ordinary load otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from bottega.core import rundir
 from bottega.core.errors import Unsafe, UserError
-from bottega.models import layers, quant, safety
+from bottega.models import converted, layers, quant, safety
 from bottega.models.layers import Model
 from bottega.models.quant import Kind, QuantLinear
 from bottega.models.stream import Stream, Streamed, absent
@@ -69,9 +69,13 @@ def load_lean(folder: Path, config: Any, dtype: torch.dtype, lean: Lean, *, trus
     files = TensorFiles(safety.weight_files(folder))
     source = _Source(model, files, folder)
     lacking = next((name for name, tensor in model.named_parameters() if source.find(name, tensor) is None), None)
+    keep = None
     if lacking is not None and lean.stream:
-        raise source.lacks(lacking)
-    if lacking is not None:
+        paths, keep = converted.written(folder, config, files, model, cache=lean.cache, key=lean.key, trust=trust)
+        files.close()
+        files = TensorFiles(paths)
+        source = _Source(model, files, folder)
+    elif lacking is not None:
         files.close()
         return None
     stack = layers.decoder_layers(model)
@@ -88,7 +92,7 @@ def load_lean(folder: Path, config: Any, dtype: torch.dtype, lean: Lean, *, trus
             _fill_layer(source, model, stack, number)
         files.close()
     else:
-        _leave_on_disk(source, model, stack, lean)
+        _leave_on_disk(source, model, stack, lean, keep, mapped=lacking is None)
     return model.eval()
 
 
@@ -180,9 +184,12 @@ def _set(module: nn.Module, leaf: str, tensor: Tensor) -> Tensor:
     return getattr(module, leaf)
 
 
-def _leave_on_disk(source: _Source, model: Model, stack: nn.ModuleList, lean: Lean) -> None:
-    """Every layer becomes one that is read when it is called: from the model's own files, or from quantised layer files."""
-    prefix, files, keep = _stack_name(model, stack), source.files, None
+def _leave_on_disk(source: _Source, model: Model, stack: nn.ModuleList, lean: Lean, keep: Any, *, mapped: bool) -> None:
+    """Every layer becomes one that is read when it is called: from the model's own files, or from converted or quantised ones.
+
+    keep: what must live as long as the files are read (a temporary folder). mapped: the files are those that a resident model maps.
+    """
+    prefix, files = _stack_name(model, stack), source.files
     if lean.kind is not None:
         files, keep = _layer_files(source, stack, prefix, lean)
         source.files.close()
@@ -194,7 +201,7 @@ def _leave_on_disk(source: _Source, model: Model, stack: nn.ModuleList, lean: Le
             known = name if lean.kind is not None else source.name_of(name, empty)
             plan.append((_set(module, leaf, absent(empty.shape, empty.dtype, lean.device)), known))
         plans.append(plan)
-    stream = Stream(files, plans, mapped=lean.kind is None, keep=keep)
+    stream = Stream(files, plans, mapped=mapped and lean.kind is None, keep=keep)
     for number, layer in enumerate(list(stack)):
         stack[number] = Streamed(layer, stream, number)
 

@@ -45,8 +45,8 @@ def merge(attached: Attached, texts: Sequence[Sequence[int]] = ()) -> tuple[nn.M
     if attached.merge is None:
         raise UserError(f"method {attached.name} cannot be merged into the weights; use its adapter folder as it is")
     merged = attached.merge()
-    wanted = _logits(attached.model, float32=True)
-    got = _logits(merged, float32=True)
+    wanted = logits(attached.model, float32=True)
+    got = logits(merged, float32=True)
     difference = float((wanted - got).abs().max() / wanted.abs().max().clamp_min(1.0))
     if quant.quantised_layers(attached.model):
         kl = _check_kl(attached, merged, texts)
@@ -81,9 +81,9 @@ def cast(merged: nn.Module, dtype: torch.dtype) -> dict[str, float]:
     Raises:
         CheckFailed: KL above 1e-3 or fewer than 95 percent equal.
     """
-    before = torch.log_softmax(_logits(merged, float32=True), -1)
+    before = torch.log_softmax(logits(merged, float32=True), -1)
     merged.to(dtype)
-    after = torch.log_softmax(_logits(merged).double(), -1)
+    after = torch.log_softmax(logits(merged).double(), -1)
     kl = float((before.exp() * (before - after)).sum(-1).mean())
     equal = float((before.argmax(-1) == after.argmax(-1)).double().mean())
     if kl > MAX_KL or equal < MIN_EQUAL:
@@ -93,7 +93,7 @@ def cast(merged: nn.Module, dtype: torch.dtype) -> dict[str, float]:
     return {"merge_kl": kl, "merge_equal": equal}
 
 
-def _logits(model: nn.Module, *, float32: bool = False) -> Tensor:
+def logits(model: nn.Module, *, float32: bool = False) -> Tensor:
     """(B, T, V) float64 logits of a fixed batch of token ids, computed in float32 if asked for, without a trace."""
     ids_BT = _ids(model)
     if float32 and any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters()):

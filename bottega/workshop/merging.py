@@ -36,6 +36,7 @@ def merge(
     against: str | None = None,
     limit: int | None = None,
     quiet: bool = False,
+    **how: bool,
 ) -> dict[str, Any]:
     """Merge models into the folder `out`, which appears only when all checks have passed.
 
@@ -46,6 +47,7 @@ def merge(
         method: linear, slerp, task_arithmetic, ties or dare (models/blend.py); default linear.
         base: the common start of whole models, for methods that work on differences. density: TIES 0.2, DARE 0.5.
         rank: of a combined adapter; default the sum. dtype: of a folded model; below float32 what it costs is measured.
+        how: stream: fold an adapter tensor by tensor, for a base that does not fit into memory.
         tasks: score every model and the result on them. against: what the result may not be worse than; default the
             base, or the first model. limit, seed: as in `bottega eval`.
 
@@ -61,13 +63,18 @@ def merge(
         raise UserError("name at least one model to merge")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    stream = bool(how.pop("stream", False))
+    if how:
+        raise TypeError(f"merge has no option {next(iter(how))!r}")
     parts = [spec.parse(one) for one in models]
+    if stream and len(parts) > 1:
+        raise UserError("stream is for folding one adapter; several models are merged tensor by tensor anyway")
     with progress(None, "merge", quiet=quiet) as shown, draft(out) as folder:
         places = [locate(part.name) for part in parts]
         if len(places) == 1:
             if method is not None or parts[0].weight is not None:
                 raise UserError(f"{parts[0].name} is one model: a method and weights are for several")
-            facts = _fold(parts[0].name, places[0], folder, dtype)
+            facts = (_fold_streamed if stream else _fold)(parts[0].name, places[0], folder, dtype)
         else:
             chosen = method or "linear"
             own = {"ties": 0.2}.get(chosen, 0.5) if density is None else density
@@ -120,6 +127,29 @@ def _fold(name: str, place: Place, folder: Path, dtype: str) -> dict[str, Any]:
     if dtype != "float32":
         facts |= merging.cast(merged, KINDS[dtype])
     merging.save_model(merged, loaded.tokenizer, folder)
+    beside(folder, loaded, Template.of(loaded.tokenizer))
+    return {"kind": "model", "method": "fold", **facts}
+
+
+def _fold_streamed(name: str, place: Place, folder: Path, dtype: str) -> dict[str, Any]:
+    """An adapter into a base whose layers are never all in memory."""
+    from bottega.data.chat import Template
+    from bottega.models import merge_stream
+    from bottega.models.load import DTYPES as KINDS
+    from bottega.models.load import load
+    from bottega.workshop.build import beside
+
+    if len(place.adapters) != 1:
+        what = "a whole model" if not place.adapters else "an adapter on an adapter"
+        raise UserError(f"{name} is {what}; stream folds one adapter that lies right on its base")
+    facts = merge_stream.fold(place.base, place.folder, folder, KINDS[dtype])
+    _copy(place.base, folder)
+    config = rundir.read_json(folder / "config.json")
+    rundir.write_json(folder / "config.json", {**config, "dtype": dtype})
+    loaded = load(name, stream=True)
+    loaded.tokenizer.save_pretrained(str(folder))
+    assert loaded.attached is not None
+    facts |= merge_stream.proven(loaded.attached.model, load(folder, stream=True).model, exact=dtype == "float32")
     beside(folder, loaded, Template.of(loaded.tokenizer))
     return {"kind": "model", "method": "fold", **facts}
 

@@ -91,10 +91,35 @@ def test_every_family_whose_files_have_its_names_streams(saved, family):
     check_equal(saved(family), "lora", rank=4, dropout=0.1)
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "qwen2_moe"])
-def test_a_family_whose_files_are_converted_at_load_is_refused_by_the_tensors_name(saved, family):
-    with pytest.raises(UserError, match=r"holds no tensor '[\w.]+' of \w+ by this name and shape.*leave stream out"):
-        load(saved(family), stream=True)
+@pytest.mark.parametrize("weights", ["full", "nf4"])
+@pytest.mark.parametrize("family", CONVERTED)
+def test_a_family_whose_files_are_converted_at_load_is_written_out_once_and_streams(saved, family, weights):
+    options = {"base": weights} if weights != "full" else {}
+    check_equal(saved(family), "qlora" if options else "lora", weights=weights, rank=4, dropout=0.1, **options)
+
+
+def test_converted_files_are_kept_where_there_is_a_cache_and_a_damaged_one_is_named(saved, tmp_path):
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        wanted = load(saved("mixtral")).model(ids).logits
+        for _ in range(2):
+            assert torch.equal(load(saved("mixtral"), stream=True, cache=tmp_path).model(ids).logits, wanted)
+            (kept,) = tmp_path.glob("named-*")
+            times = {path: path.stat().st_mtime_ns for path in kept.glob("*.safetensors")}
+        assert len(times) == 3 and times == {path: path.stat().st_mtime_ns for path in times}
+    file = kept / "layer-00000.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(Unsafe, match="layer-00000.*made again"):
+        load(saved("mixtral"), stream=True, cache=tmp_path)
+
+
+def test_layers_that_are_something_else_by_themselves_are_refused(saved, tmp_path):
+    """A mixture whose second layer is dense: alone it would be a first one, which is not."""
+    folder = tiny_model("qwen2_moe", tmp_path / "m", mlp_only_layers=[1])
+    with pytest.raises(UserError, match="cannot be loaded one by one"):
+        load(folder, stream=True)
 
 
 def test_prefixes_learn_through_streamed_layers(saved):

@@ -136,3 +136,35 @@ def test_a_recipe_learns_a_gate_over_two_adapters_and_every_verb_takes_it(here, 
     assert "cannot be merged" in capsys.readouterr().err
     assert door("run", tmp_path / "mix.yaml", "method={name: gate}", "--quiet", "--out", tmp_path / "none") == 2
     assert "needs adapters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+def test_an_adapter_is_folded_tensor_by_tensor_into_what_folding_in_memory_gives(family, tmp_path, capsys):
+    tiny_model(family, tmp_path / "base")
+    stir(method("lora", rank=4, rslora=True).attach(load(tmp_path / "base").model)).save(str(tmp_path / "a"))
+    assert door("merge", tmp_path / "a", "--out", tmp_path / "whole", "--quiet") == 0
+    assert door("merge", tmp_path / "a", "--out", tmp_path / "streamed", "--stream", "--json", "--quiet") == 0
+    said = capsys.readouterr().out
+    facts = json.loads(said[said.index("{") :])
+    whole, streamed = load_weights(tmp_path / "whole"), load_weights(tmp_path / "streamed")
+    for (name, one), (_, other) in zip(whole.named_parameters(), streamed.named_parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6), name
+    assert rundir.verify_manifest(tmp_path / "streamed") == []
+    assert facts["merge_difference"] <= 1e-5 and 0 < facts["folded"] < facts["tensors"]
+    assert door("merge", tmp_path / "a", "--out", tmp_path / "half", "--stream", "--dtype", "bfloat16", "--quiet") == 0
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.6 * (
+        tmp_path / "whole" / "model.safetensors"
+    ).stat().st_size
+    assert use.generate(str(tmp_path / "half"), ["Anna"], max_tokens=4, quiet=True)
+
+
+def test_what_cannot_be_folded_tensor_by_tensor_is_one_line(here, tmp_path, capsys):
+    stir(method("lora", rank=4, dora=True).attach(load(here / "base").model)).save(str(tmp_path / "dora"))
+    for words, says in (
+        ((here / "base",), "is a whole model"),
+        ((here / "a", here / "b"), "for folding one adapter"),
+        ((tmp_path / "dora",), "use_dora"),
+    ):
+        assert door("merge", *words, "--out", tmp_path / "no", "--stream", "--quiet") == 2
+        assert says in capsys.readouterr().err and not (tmp_path / "no").exists()
