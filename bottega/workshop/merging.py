@@ -6,7 +6,7 @@ Left out: the arithmetic (models/blend*.py, models/merge.py).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,18 +63,14 @@ def merge(
         raise UserError("name at least one model to merge")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    stream = bool(how.pop("stream", False))
-    if how:
-        raise TypeError(f"merge has no option {next(iter(how))!r}")
     parts = [spec.parse(one) for one in models]
-    if stream and len(parts) > 1:
-        raise UserError("stream is for folding one adapter; several models are merged tensor by tensor anyway")
+    fold = _folder(len(parts), **how)
     with progress(None, "merge", quiet=quiet) as shown, draft(out) as folder:
         places = [locate(part.name) for part in parts]
         if len(places) == 1:
             if method is not None or parts[0].weight is not None:
                 raise UserError(f"{parts[0].name} is one model: a method and weights are for several")
-            facts = (_fold_streamed if stream else _fold)(parts[0].name, places[0], folder, dtype)
+            facts = fold(parts[0].name, places[0], folder, dtype)
         else:
             chosen = method or "linear"
             own = {"ties": 0.2}.get(chosen, 0.5) if density is None else density
@@ -109,6 +105,13 @@ def draft(out: str) -> Iterator[Path]:
             rundir.publish(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder(count: int, *, stream: bool = False) -> Callable[..., dict[str, Any]]:
+    """The way in which one adapter is folded."""
+    if stream and count > 1:
+        raise UserError("stream is for folding one adapter; several models are merged tensor by tensor anyway")
+    return _fold_streamed if stream else _fold
 
 
 def _fold(name: str, place: Place, folder: Path, dtype: str) -> dict[str, Any]:
