@@ -74,8 +74,7 @@ def merge(
         else:
             chosen = method or "linear"
             own = {"ties": 0.2}.get(chosen, 0.5) if density is None else density
-            options = {"method": chosen, "density": own, "seed": seed}
-            facts = _several(parts, places, folder, base, rank, dtype, options)
+            facts = _several(parts, places, folder, base, rank, dtype, {"method": chosen, "density": own, "seed": seed})
         shown.note(f"{facts['kind']}: {facts['method']} of {len(parts)}")
         reports: list[dict[str, Any]] = []
         if tasks:
